@@ -1,0 +1,1 @@
+"""mabeam: multi-agent coordination that can be trusted and proved."""

@@ -1,0 +1,1 @@
+"""The kernel: signed events, identity, the log contract, machines, hosts, audit. Knows no protocol by name."""

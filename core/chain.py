@@ -1,0 +1,121 @@
+"""Author chains: omission, truncation and forks of what an author signed become visible.
+
+Each author numbers its events of one coordination 0, 1, 2 … and names the previous one. Two events
+with one number prove a fork; a missing number is a gap: reported until filled, never a verdict.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from .envelope import Event
+from .errors import PeerProtocolError
+from .hashing import ZERO32
+
+MAX_PENDING = 4096
+
+
+class Gap(msgspec.Struct, frozen=True):
+    """Missing events of one author: ``first`` to ``last`` inclusive."""
+
+    author: str
+    first: int
+    last: int
+
+
+class _Chain:
+    __slots__ = ("at_ns", "ids", "pending")
+
+    def __init__(self) -> None:
+        self.ids: list[bytes] = []
+        self.pending: dict[int, Event] = {}
+        self.at_ns = 0
+
+
+class ChainBook:
+    """The chains of all authors of one coordination."""
+
+    def __init__(self) -> None:
+        self._chains: dict[str, _Chain] = {}
+
+    def gaps(self) -> list[Gap]:
+        """Open gaps, by author."""
+        gaps = []
+        for author in sorted(self._chains):
+            chain = self._chains[author]
+            expected = len(chain.ids)
+            for number in sorted(chain.pending):
+                if number > expected:
+                    gaps.append(Gap(author, expected, number - 1))
+                expected = number + 1
+        return gaps
+
+    def head(self, author: str) -> tuple[int, bytes, int]:
+        """Next sequence number, id of the previous event and its clock, for continuing a chain."""
+        chain = self._chains.get(author)
+        if chain is None:
+            return 0, ZERO32, 0
+        if chain.pending:
+            number = max(chain.pending)
+            last = chain.pending[number]
+            return number + 1, last.id, last.header.at_ns
+        return len(chain.ids), chain.ids[-1] if chain.ids else ZERO32, chain.at_ns
+
+    def find(self, author: str, number: int) -> bytes | None:
+        """Id of the author's event with that number, if seen."""
+        chain = self._chains.get(author)
+        if chain is None:
+            return None
+        if number < len(chain.ids):
+            return chain.ids[number]
+        event = chain.pending.get(number)
+        return event.id if event else None
+
+    def add(self, event: Event) -> None:
+        """Take an admitted event into its author's chain.
+
+        Raises:
+            PeerProtocolError: ``duplicate`` (the same event again), ``equivocation`` with both ids as
+                evidence (a fork, E7), ``chain_mismatch`` (it names another predecessor) or
+                ``clock_skew`` (its clock runs backwards).
+        """
+        header = event.header
+        chain = self._chains.setdefault(header.author, _Chain())
+        number = header.author_seq
+        known = self.find(header.author, number)
+        if known is not None:
+            if known == event.id:
+                raise PeerProtocolError("duplicate", "the same event is stored twice")
+            raise PeerProtocolError(
+                "equivocation",
+                f"{header.author!r} signed two events with number {number}",
+                evidence=(known, event.id),
+            )
+        if number > len(chain.ids):
+            if len(chain.pending) >= MAX_PENDING:
+                raise PeerProtocolError("over_limit", "too many events beyond a gap in the chain")
+            chain.pending[number] = event
+            return
+        try:
+            self._link(chain, event)
+        finally:
+            self._drain(chain)
+
+    def _drain(self, chain: _Chain) -> None:
+        while (event := chain.pending.pop(len(chain.ids), None)) is not None:
+            chain.ids.append(event.id)
+            chain.at_ns = max(chain.at_ns, event.header.at_ns)
+
+    def _link(self, chain: _Chain, event: Event) -> None:
+        header = event.header
+        previous = chain.ids[-1] if chain.ids else ZERO32
+        before = chain.at_ns
+        chain.ids.append(event.id)
+        chain.at_ns = max(before, header.at_ns)
+        if header.prev != previous:
+            raise PeerProtocolError(
+                "chain_mismatch",
+                f"event {header.author_seq} of {header.author!r} names another predecessor",
+            )
+        if header.at_ns < before:
+            raise PeerProtocolError("clock_skew", f"the clock of {header.author!r} runs backwards")

@@ -1,0 +1,298 @@
+"""The life of one coordination as the log shows it.
+
+``requested → claimed → opened → … → decided | failed | cancelled``, with any number of later claims
+that supersede earlier ones. This fold is the single judge of what counts: coordinators, participants,
+projectors, the simulator and the auditor all run it, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Literal
+
+import msgspec
+
+from .author import encode_body
+from .chain import ChainBook
+from .errors import PeerProtocolError
+from .evidence import KeyLookup, check_evidence
+from .hashing import ZERO32, sha256
+from .kernel_events import (
+    TERMINAL_TYPES,
+    CoordinationCancelled,
+    CoordinationOpened,
+    Participant,
+)
+from .machine import TERMINAL_KEY, Append, Context, Intent, LogEvent, Machine, Protocols
+from .names import EventClass
+
+MachineRole = Literal["coordinator", "participant"]
+
+
+def _no_secret(label: str) -> bytes:
+    raise ValueError(f"an observer has no secret {label!r}")
+
+
+class Coordination:
+    """Fold of one coordination's events.
+
+    Args:
+        id: coordination id.
+        protocols: known protocols by name.
+        public_key: key of an (author, key id), ``None`` if never admitted; for evidence.
+        role: which machine to run once the coordination is open.
+        author: whose role that is, empty for an observer.
+        secret: the author's secrets by label.
+
+    Attributes:
+        request, claim, opened, terminal: the events in force, ``None`` until they exist.
+        cancel: the accepted cancel request, if any.
+        machine: the protocol's machine once open.
+        chains: author chains.
+        events: admitted events folded, rejected ones included.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        protocols: Protocols,
+        public_key: KeyLookup,
+        *,
+        role: MachineRole = "coordinator",
+        author: str = "",
+        secret: Callable[[str], bytes] = _no_secret,
+    ) -> None:
+        self.id = id
+        self.role = role
+        self.author = author
+        self.request: LogEvent | None = None
+        self.claim: LogEvent | None = None
+        self.opened: LogEvent | None = None
+        self.terminal: LogEvent | None = None
+        self.cancel: LogEvent | None = None
+        self.machine: Machine | None = None
+        self.chains = ChainBook()
+        self.events = 0
+        self.last_control = 0
+        self.epoch = b""
+        self._protocols = protocols
+        self._secret = secret
+        self._participants: dict[str, Participant] = {}
+        self._public_key = public_key
+        self._domain_classes: Mapping[str, frozenset[EventClass]] = {}
+
+    # Reading ----------------------------------------------------------------------------------
+
+    @property
+    def coordinator(self) -> str:
+        """Id of the coordinator in force, or empty."""
+        return self.claim.author if self.claim else ""
+
+    @property
+    def term(self) -> int:
+        """Term of the claim in force, 0 before the first."""
+        return self.claim.content.term if self.claim else 0
+
+    @property
+    def config(self) -> CoordinationOpened | None:
+        """The frozen configuration."""
+        return self.opened.content if self.opened else None
+
+    @property
+    def phase(self) -> str:
+        """``requested``, the protocol's phase, ``decided``, ``failed`` or ``cancelled``."""
+        if self.terminal is not None:
+            return self.terminal.type.removeprefix("coordination.")
+        if self.machine is not None:
+            return self.machine.phase()
+        return "requested"
+
+    def waiting_for(self) -> tuple[str, ...]:
+        """Authors whose events would move the coordination on."""
+        if self.terminal is not None:
+            return ()
+        if self.machine is not None:
+            return self.machine.waiting_for()
+        return (self.coordinator,) if self.claim else ()
+
+    def participant(self, agent_id: str) -> Participant | None:
+        """The frozen participant with that id."""
+        return self._participants.get(agent_id)
+
+    def intents(self) -> Iterable[Intent]:
+        """What this role would do now; opening itself is the coordinator host's business."""
+        if self.terminal is not None:
+            return ()
+        machine_intents = tuple(self.machine.intents()) if self.machine is not None else ()
+        if self.cancel is None or self.role != "coordinator" or _terminal_of(machine_intents):
+            return machine_intents
+        body = CoordinationCancelled(self.cancel.content.reason)
+        return (Append(TERMINAL_KEY, "coordination.cancelled", body, (self.cancel.id,)),)
+
+    # Folding ----------------------------------------------------------------------------------
+
+    def apply(self, event: LogEvent) -> None:
+        """Fold one admitted event.
+
+        Raises:
+            PeerProtocolError: the event has no effect, for the reason given.
+        """
+        self.events += 1
+        header = event.event.header
+        self.chains.add(event.event)
+        if header.epoch != self.epoch:
+            raise PeerProtocolError(
+                "wrong_epoch",
+                f"epoch {header.epoch.hex()[:12] or 'none'}, in force is "
+                f"{self.epoch.hex()[:12] or 'none'}",
+            )
+        step = _STEPS.get(event.type)
+        if step is not None:
+            step(self, event)
+        elif event.type in self._domain_classes:
+            self._apply_domain(event)
+        else:
+            raise PeerProtocolError("wrong_phase", f"{event.type} does not belong here now")
+
+    def control_stored(self, sequence: int) -> None:
+        """Note that a ``ctl`` record is stored at ``sequence``, whether or not it counts."""
+        self.last_control = max(self.last_control, sequence)
+
+    def _require_claimant(self, event: LogEvent) -> None:
+        if self.claim is None or event.author != self.claim.author:
+            raise PeerProtocolError(
+                "stale_fence", f"{event.author!r} does not hold the claim of {self.id!r}"
+            )
+
+    def _require_running(self) -> None:
+        if self.terminal is not None:
+            raise PeerProtocolError("already_decided", f"{self.id!r} has its terminal event")
+
+    def _apply_requested(self, event: LogEvent) -> None:
+        if self.request is not None:
+            raise PeerProtocolError("duplicate", f"{self.id!r} was requested before")
+        self.request = event
+
+    def _apply_claimed(self, event: LogEvent) -> None:
+        self._require_running()
+        previous = self.claim.id if self.claim else ZERO32
+        if event.content.term != self.term + 1 or event.content.previous != previous:
+            raise PeerProtocolError(
+                "stale_fence", f"claim of term {event.content.term}, in force is {self.term}"
+            )
+        self.claim = event
+
+    def _apply_opened(self, event: LogEvent) -> None:
+        self._require_running()
+        self._require_claimant(event)
+        if self.request is None or event.content.request_id != self.request.id:
+            raise PeerProtocolError("digest_mismatch", "it answers no request of this log")
+        content: CoordinationOpened = event.content
+        spec = self._protocols.get(content.protocol)
+        if spec is None:
+            raise PeerProtocolError("unknown_protocol", f"unknown protocol {content.protocol!r}")
+        try:
+            config = msgspec.convert(content.config, spec.config_type)
+        except msgspec.ValidationError as error:
+            raise PeerProtocolError("invalid_config", f"{content.protocol}: {error}") from None
+        participants = {p.agent_id: p for p in content.participants}
+        if list(participants) != sorted(participants) or len(participants) != len(
+            content.participants
+        ):
+            raise PeerProtocolError("invalid_config", "participants are not sorted and distinct")
+        epoch = sha256(event.event.body)
+        context = Context(self.id, epoch, event.id, content, config, self.author, self._secret)
+        factory = spec.participant if self.role == "participant" else spec.coordinator
+        self.machine = factory(context)
+        self.opened, self.epoch = event, epoch
+        self._participants = participants
+        self._domain_classes = {kind.name: kind.classes for kind in spec.event_types}
+
+    def _apply_domain(self, event: LogEvent) -> None:
+        classes = self._domain_classes[event.type]
+        if "pub" not in classes or event.author not in self._participants:
+            if "ctl" not in classes:
+                raise PeerProtocolError(
+                    "not_participant", f"{event.author!r} does not take part in {self.id!r}"
+                )
+            self._require_claimant(event)
+        self._forward(event)
+
+    def _apply_deadline(self, event: LogEvent) -> None:
+        self._require_claimant(event)
+        self._forward(event)
+
+    def _forward(self, event: LogEvent) -> None:
+        if self.machine is None:
+            raise PeerProtocolError("wrong_phase", f"{self.id!r} is not open")
+        member = self._participants.get(event.author)
+        if member is not None and member.key_id != event.event.header.key_id:
+            raise PeerProtocolError("unknown_key", f"{event.author!r} takes part with another key")
+        if self.terminal is not None and self.terminal.type != "coordination.decided":
+            raise PeerProtocolError("late", f"{self.id!r} ended before")
+        self.machine.apply(event)
+
+    def _apply_terminal(self, event: LogEvent) -> None:
+        self._require_running()
+        self._require_claimant(event)
+        if event.type == "coordination.failed" and (
+            self.machine is None or event.content.code == "internal_error"
+        ):
+            self.terminal = event
+            return
+        expected = _terminal_of(self.intents())
+        if expected is None:
+            reason = "not_authorised" if event.type == "coordination.cancelled" else "wrong_phase"
+            raise PeerProtocolError(reason, f"{self.id!r} has reached no result yet")
+        if expected.type != event.type:
+            raise PeerProtocolError("already_decided", f"the fold ends in {expected.type}")
+        if (
+            encode_body(expected.body) != event.event.body
+            or expected.refs != event.event.header.refs
+        ):
+            raise PeerProtocolError(
+                "wrong_outcome",
+                f"{event.author!r} reports a result that the events do not give",
+                evidence=(event.id,),
+            )
+        self.terminal = event
+
+    def _apply_cancel_requested(self, event: LogEvent) -> None:
+        self._require_running()
+        if self.request is None or event.author != self.request.author:
+            raise PeerProtocolError("not_authorised", "only the requester may cancel")
+        if self.machine is not None and _terminal_of(self.machine.intents()):
+            raise PeerProtocolError("already_decided", "the result is irreversible")
+        if self.cancel is None:
+            self.cancel = event
+
+    def _apply_input_rejected(self, event: LogEvent) -> None:
+        self._require_claimant(event)
+
+    def _apply_evidence(self, event: LogEvent) -> None:
+        check_evidence(event.content, self._public_key, self._protocols)
+        if self.machine is not None and self.terminal is None:
+            self.machine.apply(event)
+
+    def _apply_outcome(self, event: LogEvent) -> None:
+        """Kept for the reputation fold; it changes nothing here."""
+
+
+def _terminal_of(intents: Iterable[Intent]) -> Append | None:
+    for intent in intents:
+        if isinstance(intent, Append) and intent.key == TERMINAL_KEY:
+            return intent
+    return None
+
+
+_STEPS: dict[str, Callable[[Coordination, LogEvent], None]] = {
+    "coordination.requested": Coordination._apply_requested,
+    "coordination.claimed": Coordination._apply_claimed,
+    "coordination.opened": Coordination._apply_opened,
+    "coordination.cancel_requested": Coordination._apply_cancel_requested,
+    "coordination.input_rejected": Coordination._apply_input_rejected,
+    "deadline.passed": Coordination._apply_deadline,
+    "evidence.submitted": Coordination._apply_evidence,
+    "outcome.reported": Coordination._apply_outcome,
+    **dict.fromkeys(TERMINAL_TYPES, Coordination._apply_terminal),
+}

@@ -1,0 +1,224 @@
+"""Opening: from a request and the registry to the frozen configuration, as a pure function.
+
+The coordinator opens with its result; the auditor computes it again. Everything that can be refused
+is refused here, with the code and the violated bound (specification 1.11 and 1.12).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from .errors import ConfigError, MabeamError
+from .hashing import PPM, tagged_hash
+from .kernel_events import (
+    CoordinationFailed,
+    CoordinationOpened,
+    CoordinationRequested,
+    Invitee,
+    Participant,
+    RegistrySnapshot,
+)
+from .keyring import Keyring
+from .machine import LogEvent, Protocols, ProtocolSpec
+
+MAX_EMBEDDED_CERTIFICATE_BYTES = 128 * 1024
+
+
+class OpeningError(MabeamError):
+    """A request cannot be opened; :meth:`body` is the failure the requester gets."""
+
+    code = "opening_refused"
+
+    def __init__(
+        self, failure: str, message: str, *, hint: str = "", details: dict[str, Any] | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.failure = failure
+        self.details = details or {}
+
+    def body(self) -> CoordinationFailed:
+        """The terminal event's body."""
+        return CoordinationFailed(self.failure, self.message, self.hint, self.details)
+
+
+def open_request(
+    request: LogEvent, keyring: Keyring, coordinator: str, protocols: Protocols
+) -> CoordinationOpened:
+    """Freeze the configuration for a request.
+
+    Args:
+        request: the admitted ``coordination.requested``.
+        keyring: the registry at the position the opening will cite.
+        coordinator: id of the coordinator that opens.
+        protocols: known protocols.
+
+    Raises:
+        OpeningError: the request must be answered with ``coordination.failed``.
+    """
+    wanted: CoordinationRequested = request.content
+    spec = protocols.get(wanted.protocol)
+    if spec is None or wanted.protocol_version != spec.version:
+        raise OpeningError(
+            "unknown_protocol",
+            f"there is no protocol {wanted.protocol!r} version {wanted.protocol_version}",
+            hint=f"Known protocols: {', '.join(sorted(protocols))}.",
+        )
+    _check_ordering(wanted)
+    members = _members(wanted, keyring)
+    config, members = _freeze(spec, wanted, members)
+    members = _cap_controllers(members, wanted.controller_cap_ppm)
+    return CoordinationOpened(
+        request_id=request.id,
+        protocol=spec.name,
+        protocol_version=spec.version,
+        ordering="log",
+        fault_tolerance=wanted.fault_tolerance,
+        f=0,
+        replicas=(),
+        participants=members,
+        certificates=_certificates(coordinator, members, keyring),
+        config=msgspec.to_builtins(config, builtin_types=(bytes,)),
+        overall_timeout_ms=wanted.overall_timeout_ms or spec.default_timeout_ms,
+        topic=wanted.topic,
+        beacon=tagged_hash("opener", request.id),
+        registry_snapshot=RegistrySnapshot(keyring.sequence, keyring.digest),
+        parent=wanted.parent,
+    )
+
+
+def _check_ordering(wanted: CoordinationRequested) -> None:
+    if wanted.ordering == "bft" or wanted.fault_tolerance == "high_fault":
+        raise OpeningError(
+            "invalid_config",
+            "ordering 'bft' is not available in this version",
+            hint="Use ordering 'log' and a fault tolerance below 'high_fault'.",
+            details={"field": "ordering", "bound": "log", "value": "bft"},
+        )
+    if wanted.f:
+        raise OpeningError(
+            "invalid_config",
+            f"f is {wanted.f}, but ordering 'log' tolerates no Byzantine participant",
+            hint="Leave f out.",
+            details={"field": "f", "bound": 0, "value": wanted.f},
+        )
+
+
+def _members(wanted: CoordinationRequested, keyring: Keyring) -> tuple[Participant, ...]:
+    invitees = wanted.participants or _query(wanted, keyring)
+    if not invitees:
+        raise OpeningError(
+            "empty_participants",
+            "the request names no participants",
+            hint="Name agents, or give a capability query.",
+        )
+    ids = [invitee.agent_id for invitee in invitees]
+    twice = (
+        sorted({agent_id for agent_id in ids if ids.count(agent_id) > 1})
+        if len(set(ids)) != len(ids)
+        else []
+    )
+    if twice:
+        raise OpeningError(
+            "duplicate_participant",
+            f"named more than once: {', '.join(twice)}",
+            details={"duplicates": twice},
+        )
+    members, missing = [], []
+    for invitee in sorted(invitees, key=lambda each: each.agent_id):
+        member = _member(invitee, keyring)
+        if member is None:
+            missing.append(invitee.agent_id)
+        else:
+            members.append(member)
+    if missing:
+        raise OpeningError(
+            "agents_not_found",
+            f"not registered, or not admitted as agents: {', '.join(missing)}",
+            hint="See 'mabeam agent ls'.",
+            details={"missing": missing},
+        )
+    return tuple(members)
+
+
+def _member(invitee: Invitee, keyring: Keyring) -> Participant | None:
+    entry = keyring.current(invitee.agent_id)
+    registered = keyring.agent(invitee.agent_id).registered
+    if entry is None or registered is None or "agent" not in entry.certificate.roles:
+        return None
+    certificate = entry.certificate
+    return Participant(
+        certificate.id, certificate.key_id, registered.node, certificate.controller, invitee.weight
+    )
+
+
+def _query(wanted: CoordinationRequested, keyring: Keyring) -> tuple[Invitee, ...]:
+    query = wanted.query
+    if query is None:
+        return ()
+    needed = frozenset(query.capabilities)
+    found = [
+        Invitee(author)
+        for author, agent in keyring.registered()
+        if agent.registered is not None
+        and needed <= frozenset(agent.registered.capabilities)
+        and agent.health in ("healthy", "unknown")
+        and keyring.current(author) is not None
+    ][: query.at_most]
+    if len(found) < query.at_least:
+        raise OpeningError(
+            "insufficient_nodes",
+            f"{len(found)} agents offer {', '.join(sorted(needed))}, {query.at_least} are needed",
+            details={"need": query.at_least, "have": len(found)},
+        )
+    return tuple(found)
+
+
+def _freeze(
+    spec: ProtocolSpec, wanted: CoordinationRequested, members: tuple[Participant, ...]
+) -> tuple[Any, tuple[Participant, ...]]:
+    try:
+        config = msgspec.convert(wanted.config, spec.config_type)
+        return spec.freeze(config, members)
+    except msgspec.ValidationError as error:
+        raise OpeningError(
+            "invalid_config",
+            f"{spec.name}: {error}",
+            details={"field": str(error).rpartition("$.")[2].rstrip("`") or "config"},
+        ) from None
+    except ConfigError as error:
+        details = getattr(error, "details", None)
+        raise OpeningError(error.code, error.message, hint=error.hint, details=details) from None
+
+
+def _cap_controllers(members: tuple[Participant, ...], cap_ppm: int) -> tuple[Participant, ...]:
+    """COM-19: a controller of several participants holds at most ``cap_ppm`` of W."""
+    by_controller: dict[str, list[Participant]] = {}
+    for member in members:
+        by_controller.setdefault(member.controller, []).append(member)
+    if cap_ppm >= PPM or len(by_controller) < 2:
+        return members
+    limit = sum(member.weight for member in members) * cap_ppm // PPM
+    capped = {}
+    for group in by_controller.values():
+        weight = sum(member.weight for member in group)
+        for member in group:
+            capped[member.agent_id] = (
+                max(1, member.weight * limit // weight)
+                if len(group) > 1 and weight > limit
+                else member.weight
+            )
+    return tuple(
+        msgspec.structs.replace(member, weight=capped[member.agent_id]) for member in members
+    )
+
+
+def _certificates(
+    coordinator: str, members: tuple[Participant, ...], keyring: Keyring
+) -> tuple[bytes, ...]:
+    """Certificates to embed; none if they are too many, readers then use the registry."""
+    ids = [coordinator, *(m.agent_id for m in members if m.agent_id != coordinator)]
+    entries = [keyring.current(agent_id) for agent_id in ids]
+    wires = tuple(entry.certificate_wire for entry in entries if entry is not None)
+    return wires if sum(map(len, wires)) <= MAX_EMBEDDED_CERTIFICATE_BYTES else ()

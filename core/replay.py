@@ -1,0 +1,166 @@
+"""Replay: the fold of a whole log, shared by projector and auditor.
+
+Records go in batches through admission (signatures on a thread pool), then one by one, in log order,
+into the registry or their coordination. Memory is bounded: the least recently touched coordinations
+are forgotten and restored from history when another event of theirs arrives.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Executor
+
+import msgspec
+
+from .admission import DEFAULT_CLOCK_SKEW_MS, Admission, Candidate, Rejection, reject
+from .chain import ChainBook
+from .coordination import Coordination
+from .errors import PeerProtocolError
+from .kernel_events import build_catalog
+from .keyring import Keyring
+from .log import Record
+from .machine import LogEvent, Protocols
+from .names import REGISTRY
+
+VERIFY_CHUNK = 256
+MIN_POOLED = 64
+DEFAULT_CAPACITY = 10_000
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What became of one record.
+
+    Attributes:
+        record: as stored.
+        event: the admitted event, ``None`` if admission refused it.
+        rejection: why it has no effect, ``None`` if it counts.
+        coordination: the fold it belongs to, after it; ``None`` for the registry and for records
+            that admission refused.
+        evidence: ids of the events that prove misbehaviour, if the rejection does.
+    """
+
+    record: Record
+    event: LogEvent | None
+    rejection: Rejection | None
+    coordination: Coordination | None
+    evidence: tuple[bytes, ...] = ()
+
+
+class Replay:
+    """Folds a log from its beginning.
+
+    Args:
+        root_public_key: the deployment's root key, 32 bytes.
+        protocols: known protocols.
+        capacity: coordinations kept in memory.
+        max_clock_skew_ms: see :class:`~mabeam.core.admission.Admission`.
+    """
+
+    def __init__(
+        self,
+        root_public_key: bytes,
+        protocols: Protocols,
+        *,
+        capacity: int = DEFAULT_CAPACITY,
+        max_clock_skew_ms: int = DEFAULT_CLOCK_SKEW_MS,
+    ) -> None:
+        self.protocols = protocols
+        self.keyring = Keyring(root_public_key)
+        self.registry_chains = ChainBook()
+        self.admission = Admission(
+            build_catalog(kind for spec in protocols.values() for kind in spec.event_types),
+            self.keyring,
+            max_clock_skew_ms,
+        )
+        self.capacity = capacity
+        self._coordinations: OrderedDict[str, Coordination] = OrderedDict()
+
+    def coordination(self, id: str) -> Coordination | None:
+        """The fold of a coordination, if it is in memory."""
+        return self._coordinations.get(id)
+
+    def unknown(self, records: Iterable[Record]) -> set[str]:
+        """Coordinations these records belong to that are not in memory (new or forgotten)."""
+        names = {record.subject.split(".", 4)[3] for record in records}
+        return {name for name in names if name != REGISTRY and name not in self._coordinations}
+
+    def restore(self, id: str, events: Iterable[LogEvent]) -> None:
+        """Bring back a forgotten coordination from its admitted events, in log order."""
+        coordination = self._touch(id)
+        for event in events:
+            try:
+                coordination.apply(event)
+            except PeerProtocolError:
+                continue  # it was rejected, and recorded, when it was first folded
+
+    def feed(self, records: Sequence[Record], pool: Executor | None = None) -> list[Verdict]:
+        """Admit and fold records in log order.
+
+        Args:
+            records: the next records; :meth:`unknown` coordinations must have been restored.
+            pool: where signatures are checked; inline without one.
+        """
+        verdicts: list[Verdict] = []
+        start = 0
+        for position, record in enumerate(records):
+            if record.subject.split(".", 4)[3] == REGISTRY or position == len(records) - 1:
+                verdicts.extend(self._feed_stretch(records[start : position + 1], pool))
+                start = position + 1
+        return verdicts
+
+    def _feed_stretch(self, records: Sequence[Record], pool: Executor | None) -> list[Verdict]:
+        """A stretch in which only the last record may change the keyring."""
+        examined = [self.admission.examine(record) for record in records]
+        candidates = [each for each in examined if isinstance(each, Candidate)]
+        good = iter(_verify(candidates, pool))
+        verdicts = []
+        for record, each in zip(records, examined, strict=True):
+            result = (
+                self.admission.conclude(each, next(good)) if isinstance(each, Candidate) else each
+            )
+            if isinstance(result, Rejection):
+                verdicts.append(Verdict(record, None, result, None))
+            else:
+                verdicts.append(self._judge(record, result))
+        return verdicts
+
+    def _judge(self, record: Record, event: LogEvent) -> Verdict:
+        coordination = None if event.coordination == REGISTRY else self._touch(event.coordination)
+        try:
+            if coordination is None:
+                self.fold_registry(event)
+            else:
+                coordination.apply(event)
+        except PeerProtocolError as error:
+            rejection = reject(record, event.event, error)
+            return Verdict(record, event, rejection, coordination, error.evidence)
+        return Verdict(record, event, None, coordination)
+
+    def fold_registry(self, event: LogEvent) -> None:
+        """Fold an admitted event of ``_registry``."""
+        self.registry_chains.add(event.event)
+        self.keyring.apply(event)
+
+    def _touch(self, id: str) -> Coordination:
+        coordination = self._coordinations.get(id)
+        if coordination is not None:
+            self._coordinations.move_to_end(id)
+            return coordination
+        coordination = Coordination(id, self.protocols, self.keyring.public_key)
+        self._coordinations[id] = coordination
+        if len(self._coordinations) > self.capacity:
+            self._coordinations.popitem(last=False)
+        return coordination
+
+
+def _verify(candidates: list[Candidate], pool: Executor | None) -> list[bool]:
+    if pool is None or len(candidates) < MIN_POOLED:
+        return [candidate.verify() for candidate in candidates]
+    chunks = [candidates[at : at + VERIFY_CHUNK] for at in range(0, len(candidates), VERIFY_CHUNK)]
+    results = pool.map(_verify_chunk, chunks)
+    return [good for chunk in results for good in chunk]
+
+
+def _verify_chunk(candidates: list[Candidate]) -> list[bool]:
+    return [candidate.verify() for candidate in candidates]
