@@ -43,6 +43,8 @@ class Coordination:
         role: which machine to run once the coordination is open.
         author: whose role that is, empty for an observer.
         secret: the author's secrets by label.
+        invited: fold only the ``ctl`` records of an invitation, from ``coordination.opened`` on: the
+            request and the claims are not in view, admission has checked the coordinator's role.
 
     Attributes:
         request, claim, opened, terminal: the events in force, ``None`` until they exist.
@@ -61,8 +63,10 @@ class Coordination:
         role: MachineRole = "coordinator",
         author: str = "",
         secret: Callable[[str], bytes] = _no_secret,
+        invited: bool = False,
     ) -> None:
         self.id = id
+        self.invited = invited
         self.role = role
         self.author = author
         self.request: LogEvent | None = None
@@ -159,6 +163,8 @@ class Coordination:
         self.last_control = max(self.last_control, sequence)
 
     def _require_claimant(self, event: LogEvent) -> None:
+        if self.invited:
+            return
         if self.claim is None or event.author != self.claim.author:
             raise PeerProtocolError(
                 "stale_fence", f"{event.author!r} does not hold the claim of {self.id!r}"
@@ -185,7 +191,11 @@ class Coordination:
     def _apply_opened(self, event: LogEvent) -> None:
         self._require_running()
         self._require_claimant(event)
-        if self.request is None or event.content.request_id != self.request.id:
+        if self.opened is not None:
+            raise PeerProtocolError("duplicate", f"{self.id!r} is open already")
+        if not self.invited and (
+            self.request is None or event.content.request_id != self.request.id
+        ):
             raise PeerProtocolError("digest_mismatch", "it answers no request of this log")
         content: CoordinationOpened = event.content
         spec = self._protocols.get(content.protocol)

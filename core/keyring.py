@@ -66,6 +66,14 @@ class Keyring:
         self._keys: dict[str, list[KeyEntry]] = {}
         self._agents: dict[str, Agent] = {}
 
+    def copy(self) -> Keyring:
+        """An independent keyring at the same position."""
+        twin = Keyring(self.root_public_key)
+        twin.sequence, twin.digest = self.sequence, self.digest
+        twin._keys = {author: list(entries) for author, entries in self._keys.items()}
+        twin._agents = dict(self._agents)
+        return twin
+
     # Reading ----------------------------------------------------------------------------------
 
     def ids(self) -> list[str]:

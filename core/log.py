@@ -6,7 +6,7 @@ numbers starting at 1 and contiguous over the whole log; a hole is an error, nev
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -102,7 +102,7 @@ class EventLog(Protocol):
         contiguous batches. Raises :class:`SequenceGapError` on a hole."""
         ...
 
-    def follow(self, coordination: str, after: int = 0) -> AsyncIterator[Record]:
+    def follow(self, coordination: str, after: int = 0) -> AsyncGenerator[Record, None]:
         """Stored events of one coordination, then new ones as they arrive, without end, each once,
         in order. Close the iterator (``aclose``) to stop."""
         ...

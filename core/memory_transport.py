@@ -11,7 +11,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Generic, TypeVar
 
 from .bus.step import check_step, subject_of
@@ -319,7 +319,7 @@ class MemoryLog:
             self._check_open()
             yield self._broker.records[start : min(start + READ_BATCH, end)]
 
-    async def follow(self, coordination: str, after: int = 0) -> AsyncIterator[Record]:
+    async def follow(self, coordination: str, after: int = 0) -> AsyncGenerator[Record, None]:
         """See :meth:`mabeam.core.log.EventLog.follow`."""
         signal = self._broker.append_signal(coordination)
         while True:

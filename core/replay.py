@@ -8,8 +8,9 @@ are forgotten and restored from history when another event of theirs arrives.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
+from itertools import chain
 
 import msgspec
 
@@ -47,6 +48,22 @@ class Verdict(msgspec.Struct, frozen=True):
     evidence: tuple[bytes, ...] = ()
 
 
+class Prepared(msgspec.Struct, frozen=True):
+    """Records on their way into a :class:`Replay`.
+
+    Attributes:
+        records: as stored, in log order.
+        examined: the first step of their admission.
+        keyring_sequence: last registry event folded when they were examined.
+        checks: for each candidate, in order and in chunks, whether its signature is good.
+    """
+
+    records: Sequence[Record]
+    examined: Sequence[Candidate | Rejection]
+    keyring_sequence: int
+    checks: Iterator[list[bool]]
+
+
 class Replay:
     """Folds a log from its beginning.
 
@@ -81,9 +98,19 @@ class Replay:
         return self._coordinations.get(id)
 
     def unknown(self, records: Iterable[Record]) -> set[str]:
-        """Coordinations these records belong to that are not in memory (new or forgotten)."""
-        names = {record.subject.split(".", 4)[3] for record in records}
-        return {name for name in names if name != REGISTRY and name not in self._coordinations}
+        """Coordinations these records belong to that are not in memory (new or forgotten).
+
+        The others count as just used, so that restoring these does not push those out; the records
+        must belong to at most :attr:`capacity` coordinations.
+        """
+        names = {record.subject.split(".", 4)[3] for record in records} - {REGISTRY}
+        missing = set()
+        for name in names:
+            if name in self._coordinations:
+                self._coordinations.move_to_end(name)
+            else:
+                missing.add(name)
+        return missing
 
     def restore(self, id: str, events: Iterable[LogEvent]) -> None:
         """Bring back a forgotten coordination from its admitted events, in log order."""
@@ -101,24 +128,37 @@ class Replay:
             records: the next records; :meth:`unknown` coordinations must have been restored.
             pool: where signatures are checked; inline without one.
         """
-        verdicts: list[Verdict] = []
-        start = 0
-        for position, record in enumerate(records):
-            if record.subject.split(".", 4)[3] == REGISTRY or position == len(records) - 1:
-                verdicts.extend(self._feed_stretch(records[start : position + 1], pool))
-                start = position + 1
-        return verdicts
+        return self.fold(self.prepare(records, pool))
 
-    def _feed_stretch(self, records: Sequence[Record], pool: Executor | None) -> list[Verdict]:
-        """A stretch in which only the last record may change the keyring."""
+    def prepare(self, records: Sequence[Record], pool: Executor | None = None) -> Prepared:
+        """Examine records and start checking their signatures; changes no state.
+
+        May run ahead of :meth:`fold`: a key that is known stays known, and what no key was known
+        for is examined again at its turn if the registry has changed by then.
+        """
         examined = [self.admission.examine(record) for record in records]
         candidates = [each for each in examined if isinstance(each, Candidate)]
-        good = iter(_verify(candidates, pool))
+        if pool is None or len(candidates) < MIN_POOLED:
+            checks = map(_verify_chunk, [candidates])
+            return Prepared(records, examined, self.keyring.sequence, checks)
+        futures = [
+            pool.submit(_verify_chunk, candidates[at : at + VERIFY_CHUNK])
+            for at in range(0, len(candidates), VERIFY_CHUNK)
+        ]
+        checks = (future.result() for future in futures)
+        return Prepared(records, examined, self.keyring.sequence, checks)
+
+    def fold(self, prepared: Prepared) -> list[Verdict]:
+        """Finish the admission of prepared records and fold them, in log order."""
+        good = chain.from_iterable(prepared.checks)
         verdicts = []
-        for record, each in zip(records, examined, strict=True):
-            result = (
-                self.admission.conclude(each, next(good)) if isinstance(each, Candidate) else each
-            )
+        for record, each in zip(prepared.records, prepared.examined, strict=True):
+            if isinstance(each, Candidate):
+                result = self.admission.conclude(each, next(good))
+            elif self.keyring.sequence != prepared.keyring_sequence:
+                result = self.admission.admit(record)
+            else:
+                result = each
             if isinstance(result, Rejection):
                 verdicts.append(Verdict(record, None, result, None))
             else:
@@ -152,14 +192,6 @@ class Replay:
         if len(self._coordinations) > self.capacity:
             self._coordinations.popitem(last=False)
         return coordination
-
-
-def _verify(candidates: list[Candidate], pool: Executor | None) -> list[bool]:
-    if pool is None or len(candidates) < MIN_POOLED:
-        return [candidate.verify() for candidate in candidates]
-    chunks = [candidates[at : at + VERIFY_CHUNK] for at in range(0, len(candidates), VERIFY_CHUNK)]
-    results = pool.map(_verify_chunk, chunks)
-    return [good for chunk in results for good in chunk]
 
 
 def _verify_chunk(candidates: list[Candidate]) -> list[bool]:

@@ -1,0 +1,1 @@
+"""The event log and its side channels on NATS JetStream."""

@@ -1,0 +1,255 @@
+"""The client: asks for coordinations, follows them, and checks what it is told.
+
+A client verifies and folds every event of its coordination itself; the outcome it returns is one it
+has recomputed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from .admission import DEFAULT_CLOCK_SKEW_MS
+from .author import Author
+from .coordination import Coordination
+from .errors import MabeamError, NotFoundError, PeerProtocolError, UsageError
+from .host.registry import RegistryView
+from .kernel_events import (
+    CancelRequested,
+    CapabilityQuery,
+    CoordinationDecided,
+    CoordinationFailed,
+    CoordinationRequested,
+    Invitee,
+)
+from .log import Record, Submission
+from .machine import LogEvent, Protocols
+from .names import check_id
+from .telemetry import NoTelemetry
+from .transport import Transport
+
+
+class CoordinationFailedError(MabeamError):
+    """A coordination ended in ``coordination.failed`` or was cancelled.
+
+    Attributes:
+        coordination: its id.
+        failure: the failure code of the terminal event, or ``cancelled``.
+        details: what the failure names (field, bound, missing ids …).
+    """
+
+    code = "coordination_failed"
+
+    def __init__(
+        self, coordination: str, failure: str, message: str, hint: str, details: dict[str, Any]
+    ) -> None:
+        super().__init__(f"{coordination}: {failure}: {message}", hint=hint)
+        self.coordination = coordination
+        self.failure = failure
+        self.details = details
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What a coordination decided.
+
+    Attributes:
+        coordination: its id.
+        outcome: the protocol's outcome, as recomputed here.
+        terminal: the terminal event.
+        opened: the event that froze the configuration.
+    """
+
+    coordination: str
+    outcome: dict[str, Any]
+    terminal: LogEvent
+    opened: LogEvent
+
+
+class Step(msgspec.Struct, frozen=True):
+    """One event of a coordination as a follower sees it.
+
+    Attributes:
+        record: as stored.
+        event: admitted event, ``None`` if admission refused it.
+        reason: why it has no effect, empty if it counts.
+        coordination: the fold after it.
+    """
+
+    record: Record
+    event: LogEvent | None
+    reason: str
+    coordination: Coordination
+
+
+class Client:
+    """A client of a deployment.
+
+    Args:
+        author: signs its requests.
+        transport: its connection.
+        protocols: known protocols.
+        root_public_key: the deployment's root key.
+    """
+
+    def __init__(
+        self,
+        author: Author,
+        transport: Transport,
+        protocols: Protocols,
+        root_public_key: bytes,
+        *,
+        max_clock_skew_ms: int = DEFAULT_CLOCK_SKEW_MS,
+    ) -> None:
+        self.author = author
+        self.transport = transport
+        self.protocols = protocols
+        self.registry = RegistryView(
+            root_public_key, protocols, NoTelemetry(), max_clock_skew_ms=max_clock_skew_ms
+        )
+
+    async def request(
+        self,
+        protocol: str,
+        config: Mapping[str, Any],
+        participants: Sequence[str | Invitee] = (),
+        *,
+        query: CapabilityQuery | None = None,
+        coordination: str | None = None,
+        timeout_ms: int | None = None,
+        **options: Any,
+    ) -> str:
+        """Append ``coordination.requested``; returns the coordination's id at once.
+
+        Args:
+            protocol: protocol name.
+            config: the protocol's parameters; checked against its schema before anything is sent.
+            participants: agent ids, or invitees with weights.
+            query: choose participants by capability instead.
+            coordination: id to use; a random one by default.
+            timeout_ms: overall time-out.
+            options: further fields of :class:`~mabeam.core.kernel_events.CoordinationRequested`.
+
+        Raises:
+            UsageError: the request is not well-formed.
+        """
+        spec = self.protocols.get(protocol)
+        if spec is None:
+            raise UsageError(
+                f"there is no protocol {protocol!r}",
+                hint=f"Known protocols: {', '.join(sorted(self.protocols))}.",
+            )
+        name = check_id(coordination or secrets.token_hex(16), "coordination id")
+        if name.startswith("_"):
+            raise UsageError(f"coordination id {name!r}: names starting with '_' are reserved")
+        try:
+            typed = msgspec.convert(dict(config), spec.config_type)
+            body = CoordinationRequested(
+                protocol=protocol,
+                config=msgspec.to_builtins(typed, builtin_types=(bytes,)),
+                participants=tuple(
+                    p if isinstance(p, Invitee) else Invitee(check_id(p, "agent id"))
+                    for p in participants
+                ),
+                query=query,
+                overall_timeout_ms=timeout_ms,
+                **options,
+            )
+        except msgspec.ValidationError as error:
+            raise UsageError(
+                f"{protocol}: {error}", hint=f"See the parameters of {protocol}."
+            ) from None
+        event = self.author.sign(name, b"", "coordination.requested", body)
+        await self.transport.log.append(Submission(event, "req", self.author.node))
+        return name
+
+    async def watch(self, coordination: str) -> AsyncIterator[Step]:
+        """Every event of a coordination, verified and folded, ending with the terminal one."""
+        fold = Coordination(coordination, self.protocols, self.registry.keyring.public_key)
+        async with aclosing(self.transport.log.follow(coordination)) as records:
+            async for record in records:
+                step = await self._fold(fold, record)
+                yield step
+                if fold.terminal is not None:
+                    return
+
+    async def read(self, coordination: str) -> Coordination:
+        """The fold of what is stored of a coordination now.
+
+        Raises:
+            NotFoundError: nothing is stored under that id.
+        """
+        fold = Coordination(coordination, self.protocols, self.registry.keyring.public_key)
+        for record in await self.transport.log.read(coordination):
+            await self._fold(fold, record)
+        if fold.events == 0:
+            raise NotFoundError(
+                f"there is no coordination {coordination!r}", hint="See 'mabeam coord ls'."
+            )
+        return fold
+
+    async def _fold(self, fold: Coordination, record: Record) -> Step:
+        if record.subject.split(".", 5)[4] == "ctl":
+            fold.control_stored(record.sequence)
+        if self.registry.keyring.current(record.subject.rpartition(".")[2]) is None:
+            await self.registry.load(self.transport.log)
+        event = self.registry.admit(record)
+        if event is None:
+            return Step(record, None, "not_admitted", fold)
+        try:
+            fold.apply(event)
+        except PeerProtocolError as error:
+            return Step(record, event, error.reason, fold)
+        return Step(record, event, "", fold)
+
+    async def result(self, coordination: str) -> Decision:
+        """Wait for a coordination to end.
+
+        Raises:
+            CoordinationFailedError: it failed or was cancelled.
+        """
+        fold = None
+        async for step in self.watch(coordination):
+            fold = step.coordination
+        assert fold is not None and fold.terminal is not None
+        content = fold.terminal.content
+        if isinstance(content, CoordinationDecided):
+            assert fold.opened is not None
+            return Decision(coordination, content.outcome, fold.terminal, fold.opened)
+        if isinstance(content, CoordinationFailed):
+            raise CoordinationFailedError(
+                coordination, content.code, content.message, content.hint, content.details
+            )
+        raise CoordinationFailedError(
+            coordination, "cancelled", content.reason or "cancelled", "", {}
+        )
+
+    async def decide(
+        self,
+        protocol: str,
+        config: Mapping[str, Any],
+        participants: Sequence[str | Invitee] = (),
+        **options: Any,
+    ) -> Decision:
+        """:meth:`request` and :meth:`result` in one."""
+        name = await self.request(protocol, config, participants, **options)
+        return await self.result(name)
+
+    async def cancel(self, coordination: str, reason: str = "") -> None:
+        """Ask for a coordination of this client's to be cancelled."""
+        fold = await self.read(coordination)
+        self.author.resume(coordination, *fold.chains.head(self.author.id))
+        event = self.author.sign(
+            coordination, fold.epoch, "coordination.cancel_requested", CancelRequested(reason)
+        )
+        await self.transport.log.append(Submission(event, "pub", self.author.node))
+
+    async def agents(self) -> RegistryView:
+        """The registry, up to date."""
+        await self.registry.load(self.transport.log)
+        return self.registry
+
+

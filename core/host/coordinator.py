@@ -1,0 +1,218 @@
+"""The coordinator host: shares the requests with its peers and runs one session per coordination.
+
+It follows the whole log, so every session sees a complete, contiguous sequence; what happened to a
+coordination before the session began comes from a short memory of recent records or from the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from ..author import Author
+from ..errors import LogUnavailableError, MabeamError
+from ..log import Record
+from ..machine import Protocols
+from ..names import REGISTRY
+from ..telemetry import Telemetry, logger
+from ..transport import RequestDelivery, Transport
+from .health import HealthMonitor
+from .registry import RegistryView
+from .session import Session
+
+_log = logger("coordinator")
+
+RECENT_RECORDS = 4096
+"""Records of coordinations without a session that are remembered for a session about to begin."""
+
+
+class CoordinatorHost:
+    """Runs one coordinator.
+
+    Args:
+        author: signs for it.
+        transport: its connection.
+        protocols: known protocols.
+        registry: live view of the registry.
+        telemetry: where figures go.
+        capacity: coordinations run at a time.
+        progress_s: how often the log is told that a request is still being worked on, seconds; well
+            below the redelivery time of the request queue.
+        clock_ns: wall clock.
+    """
+
+    def __init__(
+        self,
+        author: Author,
+        transport: Transport,
+        protocols: Protocols,
+        registry: RegistryView,
+        telemetry: Telemetry,
+        *,
+        capacity: int = 256,
+        progress_s: float = 1.0,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.author = author
+        self.transport = transport
+        self.registry = registry
+        self.telemetry = telemetry
+        self.sessions: dict[str, Session] = {}
+        self.position = 0
+        self.health = HealthMonitor(author, transport, registry, telemetry, clock_ns)
+        self._protocols = protocols
+        self._capacity = capacity
+        self._progress_s = progress_s
+        self._recent: OrderedDict[str, list[Record]] = OrderedDict()
+        self._recent_count = 0
+        self._recent_from = 0
+        self._draining = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Coordinate until drained or cancelled."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._follow()),
+                group.create_task(self._progress()),
+                group.create_task(self.health.run()),
+            ]
+            await self._ready.wait()
+            _log.info("coordinator_ready", extra={"coordinator": self.author.id})
+            await self._serve()
+            for task in tasks:
+                task.cancel()
+
+    def drain(self) -> None:
+        """Stop taking requests; :meth:`run` returns when the sessions in hand are over."""
+        self._draining.set()
+
+    # The log ----------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        head = await self.transport.log.head()
+        self.position = self._recent_from = head.sequence
+        await self.registry.load(self.transport.log)
+        self.author.resume(REGISTRY, *self.registry.chains.head(self.author.id))
+        self._ready.set()
+        async for batch in self.transport.log.follow_all(self.position):
+            touched = self._route(batch)
+            for session in touched:
+                self._guard(session, session.advance)
+
+    def _route(self, batch: list[Record]) -> list[Session]:
+        touched: dict[str, Session] = {}
+        for record in batch:
+            self.position = record.sequence
+            name = record.subject.split(".", 4)[3]
+            session = self.sessions.get(name)
+            if name == REGISTRY:
+                self.registry.apply(record)
+            elif session is not None:
+                touched[name] = session
+                self._guard(session, session.take, (record,))
+            else:
+                self._remember(name, record)
+        return list(touched.values())
+
+    def _remember(self, name: str, record: Record) -> None:
+        self._recent.setdefault(name, []).append(record)
+        self._recent_count += 1
+        while self._recent_count > RECENT_RECORDS:
+            _, dropped = self._recent.popitem(last=False)
+            self._recent_count -= len(dropped)
+            self._recent_from = max(self._recent_from, dropped[-1].sequence)
+
+    def _guard(self, session: Session, step: Callable[..., None], *arguments: object) -> None:
+        """A crash of one coordination must not affect another."""
+        try:
+            step(*arguments)
+        except Exception as error:  # any bug of a machine; the session reports it as failed
+            _log.exception("session_crashed", extra={"coordination": session.coordination.id})
+            session.fail(error)
+
+    # Requests ---------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        taking = asyncio.create_task(self._take())
+        draining = asyncio.create_task(self._draining.wait())
+        await asyncio.wait({taking, draining}, return_when=asyncio.FIRST_COMPLETED)
+        draining.cancel()
+        taking.cancel()
+        try:
+            await taking
+        except asyncio.CancelledError:
+            if not self._draining.is_set():
+                raise
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _take(self) -> None:
+        async for delivery in self.transport.requests(self._capacity):
+            task = asyncio.create_task(self._coordinate(delivery))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _coordinate(self, delivery: RequestDelivery) -> None:
+        name = delivery.record.subject.split(".", 4)[3]
+        if name in self.sessions:
+            # Delivered again while in hand: the lease ran out, but nobody else took it.
+            self.sessions[name].delivery = delivery
+            return
+        session = Session(
+            name,
+            delivery,
+            self.author,
+            self.transport,
+            self._protocols,
+            self.registry,
+            self.telemetry,
+        )
+        self.sessions[name] = session
+        self.telemetry.gauge("sessions", len(self.sessions))
+        try:
+            await self._begin(session)
+            await session.done.wait()
+        except MabeamError as error:
+            _log.warning("session_not_begun", extra={"coordination": name, "why": str(error)})
+            session.stop()
+        finally:
+            self.sessions.pop(name, None)
+            self.telemetry.gauge("sessions", len(self.sessions))
+        await self._answer(session)
+
+    async def _begin(self, session: Session) -> None:
+        """Give the session what the log holds of its coordination so far."""
+        record = session.delivery.record
+        name = session.coordination.id
+        if session.delivery.redelivered or record.sequence <= self._recent_from:
+            session.hold()
+            history = await self.transport.log.read(name)
+            session.release(history)
+        else:
+            recent = self._recent.pop(name, [])
+            self._recent_count -= len(recent)
+            self._guard(session, session.take, recent)
+        self._guard(session, session.advance)
+
+    async def _answer(self, session: Session) -> None:
+        try:
+            if session.finished:
+                await session.delivery.ack()
+            elif not session.superseded:
+                await session.delivery.release(1000)
+        except LogUnavailableError as error:
+            _log.warning("request_not_answered", extra={"why": str(error)})
+
+    async def _progress(self) -> None:
+        """Extend the lease of everything in hand."""
+        while True:
+            await asyncio.sleep(self._progress_s)
+            for session in list(self.sessions.values()):
+                try:
+                    await session.delivery.progress()
+                except LogUnavailableError:
+                    break

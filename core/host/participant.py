@@ -1,0 +1,276 @@
+"""The participant host: takes invitations, runs the agent's code, signs once, publishes.
+
+An invitation carries the coordination's ``ctl`` records. The host verifies them from the root key on,
+folds them into the participant's machine and does what it intends. Nothing else is kept: after a
+crash the invitation comes again and the journal says what was already signed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from ..agent import Agent, answer
+from ..author import Author
+from ..coordination import Coordination
+from ..envelope import Event, decode_event
+from ..errors import MabeamError, PeerProtocolError, UsageError
+from ..hashing import ZERO32
+from ..journal import Entry, Journal
+from ..kernel_events import AgentRegistered, CoordinationOpened
+from ..log import Submission
+from ..machine import Append, Ask, AskFailed, LogEvent, Protocols
+from ..names import REGISTRY
+from ..telemetry import Telemetry, logger
+from ..transport import Invitation, InvitationDelivery, Transport
+from .registry import RegistryView
+
+_log = logger("agent")
+_invitation_decoder = msgspec.msgpack.Decoder(Invitation)
+
+EXPIRY_GRACE_MS = 120_000
+"""How long after its overall time-out an agent still acts in a coordination; journal entries are kept
+twice as long, so nothing is ever forgotten that could still be asked again."""
+
+
+def _encode_answer(result: Any) -> bytes:
+    tag = b"\0" if isinstance(result, AskFailed) else b"\1"
+    return tag + msgspec.msgpack.encode(result)
+
+
+def _decode_answer(encoded: bytes, answer_type: Any) -> Any:
+    return msgspec.msgpack.decode(encoded[1:], type=AskFailed if encoded[0] == 0 else answer_type)
+
+
+class ParticipantHost:
+    """Runs one agent.
+
+    Args:
+        agent: the user's agent.
+        author: signs for it.
+        transport: its connection.
+        protocols: known protocols.
+        registry: live view of the registry.
+        journal: its sign-once journal.
+        telemetry: where figures go.
+        clock_ns: wall clock.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        author: Author,
+        transport: Transport,
+        protocols: Protocols,
+        registry: RegistryView,
+        journal: Journal,
+        telemetry: Telemetry,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.agent = agent
+        self.author = author
+        self.transport = transport
+        self.protocols = protocols
+        self.registry = registry
+        self.journal = journal
+        self.telemetry = telemetry
+        self.tasks: set[asyncio.Task[None]] = set()
+        self._clock_ns = clock_ns
+        self._busy: set[str] = set()
+        self._draining = asyncio.Event()
+
+    async def run(self) -> None:
+        """Register, then serve invitations until drained or cancelled."""
+        async with asyncio.TaskGroup() as group:
+            following = group.create_task(self.registry.follow(self.transport.log))
+            tidying = group.create_task(self._tidy())
+            await self.register()
+            _log.info("agent_ready", extra={"agent": self.author.id})
+            await self._serve()
+            following.cancel()
+            tidying.cancel()
+
+    def drain(self) -> None:
+        """Stop taking invitations; :meth:`run` returns when those in hand are finished."""
+        self._draining.set()
+
+    async def register(self) -> None:
+        """Announce the agent, unless the registry already says the same, and settle what the journal
+        vouches for.
+
+        A new journal vouches for nothing before its registration; if this key had registered before,
+        its predecessor may have signed in anything opened until now, and the agent stays mute there.
+        """
+        view = self.registry
+        await view.load(self.transport.log)
+        wanted = AgentRegistered(
+            node=self.author.node,
+            capabilities=tuple(self.agent.capabilities),
+            model_type=self.agent.model_type,
+            cost_per_request_micros=self.agent.cost_per_request_micros,
+            max_concurrent=self.agent.max_concurrent,
+        )
+        if view.keyring.current(self.author.id) is None:
+            raise UsageError(
+                f"{self.author.id!r} is not admitted to this deployment",
+                hint=f"Run: mabeam key admit {self.author.id}",
+            )
+        known = view.keyring.agent(self.author.id).registered
+        if known == wanted and self.journal.born is not None:
+            return
+        self.author.resume(REGISTRY, *view.chains.head(self.author.id))
+        event = self.author.sign(REGISTRY, b"", "agent.registered", wanted)
+        appended = await self.transport.log.append(Submission(event, "pub", self.author.node))
+        if self.journal.born is None:
+            self.journal.begin(appended.sequence if known is not None else 0)
+
+    async def _serve(self) -> None:
+        limit = self.agent.max_concurrent
+        invitations = self.transport.invitations(self.author.node, self.author.id, limit)
+        serving = asyncio.create_task(self._take(invitations))
+        draining = asyncio.create_task(self._draining.wait())
+        await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
+        draining.cancel()
+        serving.cancel()
+        try:
+            await serving
+        except asyncio.CancelledError:
+            if not self._draining.is_set():
+                raise
+        if self.tasks:
+            await asyncio.wait(self.tasks)
+
+    async def _take(self, invitations: Any) -> None:
+        async for delivery in invitations:
+            task = asyncio.create_task(self._handle(delivery))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+
+    async def _handle(self, delivery: InvitationDelivery) -> None:
+        try:
+            coordination, opened = self._open(delivery.payload)
+            if coordination.id in self._busy:
+                await delivery.release(1000)
+                return
+            self._busy.add(coordination.id)
+            try:
+                await self._take_part(coordination, opened)
+            finally:
+                self._busy.discard(coordination.id)
+        except PeerProtocolError as error:
+            self.telemetry.count("invitation_rejected", reason=error.reason)
+            _log.warning("invitation_rejected", extra={"reason": error.reason, "why": str(error)})
+        except MabeamError as error:
+            _log.warning("invitation_failed", extra={"code": error.code, "why": str(error)})
+            await delivery.release(1000)
+            return
+        await delivery.ack()
+
+    async def _take_part(self, coordination: Coordination, opened_at: LogEvent) -> None:
+        opened: CoordinationOpened = opened_at.content
+        if opened_at.sequence <= (self.journal.born or 0):
+            raise PeerProtocolError("not_vouched", "opened before this journal began: staying mute")
+        expiry_ns = opened_at.stored_ns + (opened.overall_timeout_ms + EXPIRY_GRACE_MS) * 1_000_000
+        if self._clock_ns() > expiry_ns:
+            raise PeerProtocolError("expired", "the coordination's time is over")
+        keep_until_ns = expiry_ns + EXPIRY_GRACE_MS * 1_000_000
+        for intent in coordination.intents():
+            if isinstance(intent, Ask):
+                await self._report(coordination, intent, keep_until_ns)
+            elif isinstance(intent, Append):
+                await self._publish(coordination, intent, Entry(b""), keep_until_ns)
+
+    def _open(self, payload: bytes) -> tuple[Coordination, LogEvent]:
+        """Verify and fold an invitation."""
+        try:
+            invitation = _invitation_decoder.decode(payload)
+        except msgspec.MsgspecError as error:
+            raise PeerProtocolError("malformed", f"not an invitation: {error}") from None
+        coordination = Coordination(
+            invitation.coordination,
+            self.protocols,
+            self.registry.keyring.public_key,
+            role="participant",
+            author=self.author.id,
+            secret=lambda label: self.author.secret(invitation.coordination, label),
+            invited=True,
+        )
+        for record in invitation.records:
+            event = self.registry.admit(record)
+            if event is None or event.coordination != invitation.coordination:
+                raise PeerProtocolError("invalid_invitation", "a record of it is not admissible")
+            coordination.apply(event)
+        if coordination.opened is None:
+            raise PeerProtocolError("invalid_invitation", "it does not open anything")
+        me = coordination.participant(self.author.id)
+        if me is None or me.key_id != self.author.key.key_id:
+            raise PeerProtocolError("not_participant", "this key does not take part")
+        return coordination, coordination.opened
+
+    async def _report(self, coordination: Coordination, ask: Ask, keep_until_ns: int) -> None:
+        journalled = self.journal.find_answer(coordination.id, ask.key)
+        if journalled is not None:
+            append = ask.reply(_decode_answer(journalled, ask.answer_type))
+            await self._publish(coordination, append, Entry(b""), keep_until_ns)
+            return
+        result = await answer(self.agent, ask)
+        try:
+            append = ask.reply(result)
+        except UsageError as error:
+            result = AskFailed("wrong_answer", str(error)[:400])
+            append = ask.reply(result)
+        failed = isinstance(result, AskFailed)
+        self.telemetry.count("requests_answered", result="failed" if failed else "ok")
+        given = Entry(b"", _encode_answer(result), ask.key)
+        await self._publish(coordination, append, given, keep_until_ns)
+
+    async def _publish(
+        self, coordination: Coordination, append: Append, given: Entry, keep_until_ns: int
+    ) -> None:
+        before = self.journal.find(coordination.id, append.key)
+        if before is not None:
+            await self._republish(before.wire)
+            return
+        self._resume_chain(coordination.id)
+        event = self.author.sign(
+            coordination.id, coordination.epoch, append.type, append.body, append.refs
+        )
+        try:
+            await self.journal.sign_once(
+                coordination.id,
+                append.key,
+                msgspec.structs.replace(given, wire=event.wire),
+                keep_until_ns,
+            )
+        except MabeamError:
+            self.author.withdraw(event)
+            raise
+        await self._append(event)
+
+    def _resume_chain(self, coordination: str) -> None:
+        """After a restart, continue behind what the journal holds."""
+        if not self.author.knows(coordination):
+            last = self.journal.last_event(coordination)
+            if last is not None:
+                header = last.header
+                self.author.resume(coordination, header.author_seq + 1, last.id, header.at_ns)
+            else:
+                self.author.resume(coordination, 0, ZERO32, 0)
+
+    async def _republish(self, wire: bytes) -> None:
+        await self._append(decode_event(wire))
+
+    async def _append(self, event: Event) -> None:
+        started = time.perf_counter()
+        await self.transport.log.append(Submission(event, "pub", self.author.node))
+        self.telemetry.observe("append", time.perf_counter() - started)
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(30)
+            for coordination in await self.journal.drop_expired(self._clock_ns()):
+                self.author.forget(coordination)

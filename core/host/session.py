@@ -1,0 +1,389 @@
+"""One coordination in the hands of a coordinator.
+
+Level-triggered: whenever the log shows something new, or a timer is due, ``advance`` looks at what the
+fold intends and starts the one next append. Everything it signs comes back through the log before it
+counts, so takeover, restart and normal operation are the same path.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+import msgspec
+
+from ..author import Author
+from ..coordination import Coordination
+from ..envelope import Event
+from ..errors import (
+    AppendRefusedError,
+    LogUnavailableError,
+    PeerProtocolError,
+    SequenceConflictError,
+)
+from ..hashing import ZERO32
+from ..kernel_events import CoordinationClaimed, CoordinationFailed, InputRejected
+from ..log import Record, Submission
+from ..machine import TERMINAL_KEY, After, Append, Intent, Key, LogEvent, Machine, Protocols
+from ..opening import OpeningError, open_request
+from ..telemetry import Telemetry, logger
+from ..transport import Invitation, RequestDelivery, Transport
+from .registry import RegistryView
+
+_log = logger("coordinator")
+
+MAX_INPUTS_REJECTED = 10
+"""``coordination.input_rejected`` events per author and coordination (specification 1.10)."""
+
+RETRY_S = 0.5
+"""Pause before an append is tried again after the log could not be reached."""
+
+
+class Session:
+    """Coordinates one coordination until its terminal event, or until superseded.
+
+    Attributes:
+        coordination: the fold.
+        delivery: the request, unanswered while the session runs.
+        done: set when the session is over.
+        finished: whether it is over because the coordination is.
+        superseded: whether it is over because another coordinator claimed the coordination.
+        position: last log sequence folded.
+    """
+
+    def __init__(
+        self,
+        id: str,
+        delivery: RequestDelivery,
+        author: Author,
+        transport: Transport,
+        protocols: Protocols,
+        registry: RegistryView,
+        telemetry: Telemetry,
+    ) -> None:
+        self.coordination = Coordination(id, protocols, registry.keyring.public_key)
+        self.delivery = delivery
+        self.done = asyncio.Event()
+        self.finished = False
+        self.superseded = False
+        self.position = 0
+        self._failing = False
+        self._held: list[Record] | None = None
+        self._author = author
+        self._transport = transport
+        self._protocols = protocols
+        self._registry = registry
+        self._telemetry = telemetry
+        self._sent: dict[bytes, Event] = {}
+        self._claims: set[bytes] = set()
+        self._appending: asyncio.Task[None] | None = None
+        self._blocked_at: int | None = None
+        self._seen: dict[bytes, float] = {}
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._due: set[Key] = set()
+        self._control: list[Record] = []
+        self._invited_at: dict[str, int] = {}
+        self._rejected: dict[str, list[Append]] = {}
+        self._opened_at = time.perf_counter()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # Input ------------------------------------------------------------------------------------
+
+    def hold(self) -> None:
+        """Keep what :meth:`take` gets until the history has been read."""
+        self._held = []
+
+    def release(self, history: Iterable[Record]) -> None:
+        """Fold the history, then what was held meanwhile."""
+        held, self._held = self._held or [], None
+        self.take(history)
+        self.take(held)
+
+    def take(self, records: Iterable[Record]) -> None:
+        """Fold records of this coordination in log order; those already folded are skipped."""
+        if self._held is not None:
+            self._held.extend(records)
+            return
+        for record in records:
+            if record.sequence > self.position:
+                self.position = record.sequence
+                self._fold(record)
+
+    def _fold(self, record: Record) -> None:
+        is_control = record.subject.split(".", 5)[4] == "ctl"
+        if is_control:
+            self.coordination.control_stored(record.sequence)
+        event = self._registry.admit(record, self._sent)
+        if event is None:
+            return
+        age_s = max(0.0, (time.time_ns() - record.stored_ns) / 1e9)
+        self._seen[event.id] = time.monotonic() - (age_s if self.delivery.redelivered else 0.0)
+        self._sent.pop(event.id, None)
+        try:
+            self.coordination.apply(event)
+        except PeerProtocolError as error:
+            self._note_rejection(event, error)
+            return
+        if is_control and self.coordination.opened is not None:
+            self._control.append(record)
+        if event.type == "coordination.opened":
+            self._opened_at = time.perf_counter()
+            self._report_started()
+
+    def _note_rejection(self, event: LogEvent, error: PeerProtocolError) -> None:
+        self._telemetry.count("inputs_rejected", reason=error.reason)
+        if self.coordination.participant(event.author) is None or error.reason == "duplicate":
+            return
+        verdicts = self._rejected.setdefault(event.author, [])
+        if len(verdicts) < MAX_INPUTS_REJECTED:
+            body = InputRejected(event.id, error.reason)
+            key = ("input_rejected", event.id.hex())
+            verdicts.append(Append(key, "coordination.input_rejected", body, (event.id,)))
+
+    # Output -----------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Start what should happen next, if nothing is under way."""
+        coordination = self.coordination
+        if coordination.terminal is not None:
+            self._finish()
+            return
+        if self._held is not None or coordination.request is None:
+            return
+        if self._appending is not None or self.done.is_set():
+            return
+        if self._blocked_at is not None:
+            if coordination.last_control <= self._blocked_at:
+                return
+            self._blocked_at = None
+        if coordination.claim is None or coordination.claim.id not in self._claims:
+            if self._claims:
+                self._step_down()
+            else:
+                self._start(self._claim())
+            return
+        intents = tuple(coordination.intents())
+        append = self._opening() if coordination.opened is None and not intents else None
+        append = append or self._next_append(intents)
+        self._set_timers(intents)
+        if append is not None:
+            self._start(append)
+        elif coordination.machine is not None:
+            self._invite(coordination.machine)
+
+    def _claim(self) -> Append:
+        claim = self.coordination.claim
+        self._author.resume(
+            self.coordination.id, *self.coordination.chains.head(self._author.id)
+        )
+        body = CoordinationClaimed(self.coordination.term + 1, claim.id if claim else ZERO32)
+        return Append(("claim",), "coordination.claimed", body)
+
+    def _opening(self) -> Append:
+        request = self.coordination.request
+        assert request is not None
+        try:
+            opened = open_request(
+                request, self._registry.keyring, self._author.id, self._protocols
+            )
+        except OpeningError as error:
+            return Append(TERMINAL_KEY, "coordination.failed", error.body(), (request.id,))
+        return Append(("open",), "coordination.opened", opened, (request.id,))
+
+    def _next_append(self, intents: tuple[Intent, ...]) -> Append | None:
+        for intent in intents:
+            if isinstance(intent, Append):
+                return intent
+            if isinstance(intent, After) and intent.key in self._due:
+                return intent.then
+        for verdicts in self._rejected.values():
+            if verdicts:
+                return verdicts.pop(0)
+        return None
+
+    def _set_timers(self, intents: tuple[Intent, ...]) -> None:
+        wanted = {intent.key: intent for intent in intents if isinstance(intent, After)}
+        for key in [key for key in self._timers if key not in wanted]:
+            self._timers.pop(key).cancel()
+        for key, intent in wanted.items():
+            if key not in self._timers and key not in self._due:
+                since = self._seen.get(intent.since, time.monotonic())
+                delay = max(0.0, since + intent.delay_ms / 1000 - time.monotonic())
+                loop = asyncio.get_running_loop()
+                self._timers[key] = loop.call_later(delay, self._on_due, key)
+
+    def _on_due(self, key: Key) -> None:
+        self._timers.pop(key, None)
+        self._due.add(key)
+        self._telemetry.count("deadlines_passed", name=str(key[0]))
+        self.advance()
+
+    def _start(self, append: Append) -> None:
+        event = self._author.sign(
+            self.coordination.id,
+            self.coordination.epoch,
+            append.type,
+            append.body,
+            append.refs,
+        )
+        if append.type == "coordination.claimed":
+            self._claims.add(event.id)
+        self._sent[event.id] = event
+        self._appending = asyncio.create_task(self._append(event))
+        self._appending.add_done_callback(self._on_appended)
+
+    async def _append(self, event: Event) -> None:
+        expected = self.coordination.last_control
+        submission = Submission(event, "ctl", self._author.node, expected)
+        while event.id in self._sent:
+            started = time.perf_counter()
+            try:
+                appended = await self._transport.log.append(submission)
+            except SequenceConflictError:
+                self._telemetry.count("sequence_conflicts")
+                self._author.withdraw(event)
+                self._sent.pop(event.id, None)
+                self._blocked_at = expected
+                return
+            except LogUnavailableError as error:
+                _log.warning("log_unavailable", extra=self._fields(why=str(error)))
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._telemetry.observe("append", time.perf_counter() - started)
+            self._blocked_at = appended.sequence - 1
+            return
+
+    def _on_appended(self, task: asyncio.Task[None]) -> None:
+        self._appending = None
+        if task.cancelled():
+            return
+        error = task.exception()
+        if isinstance(error, AppendRefusedError):
+            _log.error("append_refused", extra=self._fields(why=str(error), hint=error.hint))
+            self._close()
+        elif error is not None:
+            _log.error("session_failed", exc_info=error, extra=self._fields())
+            self.fail(error)
+        else:
+            self.advance()
+
+    def fail(self, error: BaseException) -> None:
+        """An unexpected error of this program ends this coordination, and only this one."""
+        if self._failing or self.coordination.terminal is not None:
+            self._close()
+            return
+        self._failing = True
+        body = CoordinationFailed("internal_error", f"{type(error).__name__}: {error}"[:400])
+        self._start(Append(TERMINAL_KEY, "coordination.failed", body))
+
+    def _invite(self, machine: Machine) -> None:
+        """Ask those the machine waits for, once after every ``ctl`` event."""
+        at = self.coordination.last_control
+        absent = [name for name in machine.waiting_for() if self._invited_at.get(name) != at]
+        members = [self.coordination.participant(name) for name in absent]
+        if not any(members):
+            return
+        payload = msgspec.msgpack.encode(
+            Invitation(self.coordination.id, tuple(self._control))
+        )
+        for member in members:
+            if member is not None:
+                self._invited_at[member.agent_id] = at
+                task = asyncio.create_task(
+                    self._send(member.node, member.agent_id, payload)
+                )
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _send(self, node: str, agent: str, payload: bytes) -> None:
+        while not self.done.is_set():
+            try:
+                await self._transport.invite(node, agent, self.coordination.id, payload)
+                return
+            except LogUnavailableError:
+                await asyncio.sleep(RETRY_S)
+            except AppendRefusedError as error:
+                _log.error("invitation_refused", extra=self._fields(agent=agent, why=str(error)))
+                return
+
+    # End --------------------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        if self.done.is_set():
+            return
+        terminal = self.coordination.terminal
+        assert terminal is not None
+        if terminal.author == self._author.id:
+            self._report_ended(terminal)
+        self._close()
+        self.finished = True
+
+    def _step_down(self) -> None:
+        _log.info("superseded", extra=self._fields(by=self.coordination.coordinator))
+        self._telemetry.count("claims_lost")
+        self.superseded = True
+        self._close()
+
+    def _close(self) -> None:
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._author.forget(self.coordination.id)
+        self.done.set()
+
+    def stop(self) -> None:
+        """End the session without a terminal event; another coordinator goes on."""
+        if self._appending is not None:
+            self._appending.cancel()
+        self._close()
+
+    # Telemetry --------------------------------------------------------------------------------
+
+    def _fields(self, **extra: str) -> dict[str, str]:
+        return {"coordination": self.coordination.id, **extra}
+
+    def _report_started(self) -> None:
+        config = self.coordination.config
+        if config is not None and self.coordination.coordinator == self._author.id:
+            self._telemetry.event(
+                "mabeam.protocol.started",
+                {"participants": len(config.participants)},
+                {"protocol": config.protocol, "coordination": self.coordination.id},
+            )
+
+    def _report_ended(self, terminal: LogEvent) -> None:
+        config = self.coordination.config
+        outcome = getattr(terminal.content, "outcome", {})
+        decided = terminal.type == "coordination.decided"
+        no_result = outcome.get("decision") == "no_consensus"
+        result = "no_result" if decided and no_result else "success" if decided else "error"
+        if terminal.type == "coordination.cancelled":
+            result = "cancelled"
+        duration_s = time.perf_counter() - self._opened_at
+        metadata = {
+            "protocol": config.protocol if config else "none",
+            "result": result,
+            "coordination": self.coordination.id,
+        }
+        measurements = {
+            "duration_us": int(duration_s * 1e6),
+            "participants": len(config.participants) if config else 0,
+        }
+        kind = "completed" if decided else "failed"
+        reason = {} if decided else {"reason": getattr(terminal.content, "code", "cancelled")}
+        self._telemetry.event(f"mabeam.protocol.{kind}", measurements, {**metadata, **reason})
+        self._telemetry.event(
+            "mabeam.protocol.performance",
+            {**measurements, "events": self.coordination.events},
+            metadata,
+        )
+        if result == "success" and "vote_ratio_ppm" in outcome:
+            self._telemetry.event(
+                "mabeam.consensus.achieved",
+                {
+                    "duration_us": measurements["duration_us"],
+                    "vote_ratio_ppm": outcome["vote_ratio_ppm"],
+                },
+                {"protocol": metadata["protocol"], "decision": str(outcome["decision"])},
+            )

@@ -1,0 +1,1 @@
+"""What runs or deploys mabeam: command line, daemons, embedded servers, deployment files."""

@@ -1,0 +1,140 @@
+"""A small deployment within one process: root key, registry, agents, coordinators, a client."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+
+from mabeam.core.agent import Agent
+from mabeam.core.author import Author
+from mabeam.core.client import Client
+from mabeam.core.host.coordinator import CoordinatorHost
+from mabeam.core.host.participant import ParticipantHost
+from mabeam.core.host.registry import RegistryView
+from mabeam.core.identity import Certificate, KeyPair, Role, issue_certificate
+from mabeam.core.journal import Journal
+from mabeam.core.kernel_events import AgentAdmitted, AgentRevoked
+from mabeam.core.log import Submission
+from mabeam.core.memory_transport import MemoryBroker, MemoryTransport
+from mabeam.core.names import REGISTRY, ROOT_AUTHOR
+from mabeam.core.telemetry import NoTelemetry
+from mabeam.core.transport import Transport
+from mabeam.protocols import PROTOCOLS
+
+NODE = "n1"
+Connect = Callable[[str], Transport]
+
+
+class Deployment:
+    """Everything a test needs to run real hosts; tasks end with the context.
+
+    Args:
+        directory: where journals are kept.
+        connect: gives the transport of an id; one in-memory broker by default.
+    """
+
+    def __init__(self, directory: Path, connect: Connect | None = None) -> None:
+        self.directory = directory
+        self.broker = MemoryBroker()
+        self.connect: Connect = connect or (lambda _: MemoryTransport(self.broker))
+        self.root = KeyPair.generate()
+        self.keys: dict[str, KeyPair] = {}
+        self.operator = Author(ROOT_AUTHOR, NODE, self.root, time.time_ns)
+        self._serial = 0
+        self._stack = AsyncExitStack()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> Deployment:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def admit(self, id: str, *roles: Role, controller: str = "ops") -> KeyPair:
+        """Admit an id with a fresh key."""
+        key = self.keys[id] = KeyPair.generate()
+        self._serial += 1
+        certificate = Certificate(
+            id, roles, key.public_key, "", controller, ROOT_AUTHOR, 0, 2**62, self._serial
+        )
+        wire = issue_certificate(certificate, self.root)
+        await self._operate("agent.admitted", AgentAdmitted(wire))
+        return key
+
+    async def revoke(self, id: str) -> None:
+        """Revoke an id."""
+        await self._operate("agent.revoked", AgentRevoked(id, "test"))
+
+    async def _operate(self, kind: str, body: AgentAdmitted | AgentRevoked) -> None:
+        event = self.operator.sign(REGISTRY, b"", kind, body)
+        await self.connect(ROOT_AUTHOR).log.append(Submission(event, "ctl", NODE))
+
+    def author(self, id: str) -> Author:
+        """A signer for an admitted id."""
+        return Author(id, NODE, self.keys[id], time.time_ns)
+
+    def view(self) -> RegistryView:
+        """A fresh registry view."""
+        return RegistryView(self.root.public_key, PROTOCOLS, NoTelemetry())
+
+    def start(self, host: CoordinatorHost | ParticipantHost) -> asyncio.Task[None]:
+        """Run a host in the background."""
+        task = asyncio.create_task(host.run())
+        self._tasks.append(task)
+        return task
+
+    async def coordinator(self, id: str, *, capacity: int = 256) -> CoordinatorHost:
+        """Admit and run a coordinator."""
+        if id not in self.keys:
+            await self.admit(id, "coordinator")
+        host = CoordinatorHost(
+            self.author(id),
+            self.connect(id),
+            PROTOCOLS,
+            self.view(),
+            NoTelemetry(),
+            capacity=capacity,
+        )
+        self.start(host)
+        return host
+
+    async def agent(self, id: str, agent: Agent, *, controller: str = "ops") -> ParticipantHost:
+        """Admit and run an agent; returns once it is registered."""
+        if id not in self.keys:
+            await self.admit(id, "agent", controller=controller)
+        key = self.keys[id]
+        view = self.view()
+        host = ParticipantHost(
+            agent,
+            self.author(id),
+            self.connect(id),
+            PROTOCOLS,
+            view,
+            Journal(self.directory / f"{id}.journal", id, key.key_id),
+            NoTelemetry(),
+        )
+        task = self.start(host)
+        registered = asyncio.create_task(
+            view.until(lambda: view.keyring.agent(id).registered is not None)
+        )
+        await asyncio.wait({task, registered}, timeout=10, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            await task
+        return host
+
+    async def client(self, id: str = "client") -> Client:
+        """Admit a client."""
+        if id not in self.keys:
+            await self.admit(id, "client")
+        return Client(self.author(id), self.connect(id), PROTOCOLS, self.root.public_key)
