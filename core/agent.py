@@ -106,10 +106,15 @@ async def answer(agent: Agent, ask: Ask) -> Any:
                 result = await handler(ask.request)
             else:
                 result = await asyncio.to_thread(handler, ask.request)
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        return AskFailed("handler_error", "CancelledError: the handler was cancelled from within")
     except TimeoutError:
         _log.warning("handler_timed_out", extra={"timeout_ms": ask.timeout_ms})
         return AskFailed("timeout", f"no answer within {ask.timeout_ms} ms")
-    except Exception as error:  # the agent's own code may raise anything; it is reported
+    except (Exception, SystemExit) as error:  # the agent's own code may raise anything
         _log.exception("handler_raised")
         return AskFailed("handler_error", f"{type(error).__name__}: {error}"[:400])
     if not isinstance(result, ask.answer_type):

@@ -14,7 +14,7 @@ import msgspec
 
 from .author import encode_body
 from .chain import ChainBook
-from .errors import PeerProtocolError
+from .errors import ConfigError, PeerProtocolError
 from .evidence import KeyLookup, check_evidence
 from .hashing import ZERO32, sha256
 from .kernel_events import (
@@ -203,7 +203,7 @@ class Coordination:
             raise PeerProtocolError("unknown_protocol", f"unknown protocol {content.protocol!r}")
         try:
             config = msgspec.convert(content.config, spec.config_type)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, ConfigError) as error:
             raise PeerProtocolError("invalid_config", f"{content.protocol}: {error}") from None
         participants = {p.agent_id: p for p in content.participants}
         if list(participants) != sorted(participants) or len(participants) != len(

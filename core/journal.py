@@ -5,8 +5,9 @@ fsynced. After a restart the very same bytes are published again; signing anythi
 key is refused for ever. Entries go in groups, one fsync a group, and are dropped when the
 coordination is over for this author.
 
-File format: one header frame, then frames of ``length(4) crc32(4) payload``. A torn last frame was never
-acknowledged and is cut off; damage anywhere else means the record cannot be trusted.
+File format: one header frame, then frames of ``length(4) crc32(4) crc32-of-these-8(4) payload``. A torn
+last frame was never acknowledged and is cut off; damage anywhere else, a damaged length included,
+means the record cannot be trusted.
 """
 
 from __future__ import annotations
@@ -24,10 +25,13 @@ import msgspec
 from .envelope import Event, decode_event
 from .errors import MabeamError, SignOnceError
 from .machine import Key
+from .telemetry import logger
+
+_log = logger("agent")
 
 MAX_FRAME_BYTES = 1024 * 1024
 COMPACT_BYTES = 8 * 1024 * 1024
-_FRAME = struct.Struct(">II")
+_FRAME = struct.Struct(">III")
 
 
 class JournalError(MabeamError):
@@ -89,11 +93,12 @@ class Journal:
         self._last: dict[str, Slot] = {}
         self._answers: dict[Slot, Slot] = {}
         self._pending: list[tuple[Slot, bytes, int, asyncio.Future[None]]] = []
-        self._promised: dict[Slot, Entry] = {}
+        self._promised: dict[Slot, tuple[Entry, asyncio.Future[None]]] = {}
         self._flusher: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._size = 0
+        self._is_named = False  # whether the file's name is known to be durable
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
@@ -101,7 +106,11 @@ class Journal:
                 f"cannot open journal {path}: {error.strerror}",
                 hint="Give the agent a writable state directory.",
             ) from None
-        self._recover()
+        try:
+            self._recover()
+        except JournalError:
+            os.close(self._file)
+            raise
 
     # Recovery ---------------------------------------------------------------------------------
 
@@ -109,7 +118,11 @@ class Journal:
         data = os.pread(self._file, os.fstat(self._file).st_size, 0)
         offset = 0
         while offset + _FRAME.size <= len(data):
-            length, checksum = _FRAME.unpack_from(data, offset)
+            length, checksum, header_checksum = _FRAME.unpack_from(data, offset)
+            if zlib.crc32(data[offset : offset + 8]) != header_checksum:
+                if any(data[offset:]):
+                    raise self._damaged(offset)
+                break  # the file grew, but nothing of the frame was written
             start = offset + _FRAME.size
             payload = data[start : start + length]
             if len(payload) < length:
@@ -117,15 +130,21 @@ class Journal:
             if zlib.crc32(payload) != checksum:
                 if start + length >= len(data):
                     break
-                raise JournalError(
-                    f"journal {self.path} is damaged at byte {offset}",
-                    hint="Move it away: the agent then stays mute in whatever it may have signed in.",
-                )
-            self._load(_decoder.decode(payload), start, length)
+                raise self._damaged(offset)
+            try:
+                self._load(_decoder.decode(payload), start, length)
+            except msgspec.MsgspecError:
+                raise self._damaged(offset) from None
             offset = start + length
         if offset < len(data):
             os.ftruncate(self._file, offset)
         self._size = offset
+
+    def _damaged(self, offset: int) -> JournalError:
+        return JournalError(
+            f"journal {self.path} is damaged at byte {offset}",
+            hint="Move it away: the agent then stays mute in whatever it may have signed in.",
+        )
 
     def _load(self, payload: _Payload, offset: int, length: int) -> None:
         if isinstance(payload, _Born):
@@ -146,15 +165,12 @@ class Journal:
 
     def begin(self, sequence: int) -> None:
         """Mark a new journal as complete for everything opened after ``sequence``."""
-        self.born = sequence
         payload = _encoder.encode(_Born(self._author, self._key_id, sequence))
-        self._write(payload)
-        os.fsync(self._file)
-        directory = os.open(self.path.parent, os.O_RDONLY)
         try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            self._write_group([payload])
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self.born = sequence
 
     # Use --------------------------------------------------------------------------------------
 
@@ -162,10 +178,8 @@ class Journal:
         return len(self._slots)
 
     def find(self, coordination: str, key: Key) -> Entry | None:
-        """What was signed under the key, if anything."""
+        """What was signed under the key, if anything; only what is durable already."""
         slot = (coordination, key)
-        if slot in self._promised:
-            return self._promised[slot]
         place = self._slots.get(slot)
         if place is None:
             return None
@@ -205,17 +219,23 @@ class Journal:
             if before.wire == entry.wire:
                 return
             raise SignOnceError(f"{coordination!r} {key}: another event was signed before")
+        if slot in self._promised:
+            promised, durable = self._promised[slot]
+            if promised.wire != entry.wire:
+                raise SignOnceError(f"{coordination!r} {key}: another event is being signed")
+            await asyncio.shield(durable)
+            return
         payload = _encoder.encode(_Signed(coordination, key, entry, keep_until_ns))
         if len(payload) > MAX_FRAME_BYTES:
             raise JournalError(f"an entry of {len(payload)} bytes exceeds {MAX_FRAME_BYTES}")
-        self._promised[slot] = entry
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._promised[slot] = entry, done
         if entry.asked:
             self._answers[coordination, entry.asked] = slot
-        done = asyncio.get_running_loop().create_future()
         self._pending.append((slot, payload, keep_until_ns, done))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())
-        await done
+        await asyncio.shield(done)
 
     async def _flush(self) -> None:
         async with self._writing:
@@ -229,29 +249,41 @@ class Journal:
                 places = await loop.run_in_executor(
                     self._thread, self._write_group, [payload for _, payload, _, _ in group]
                 )
-            except OSError as error:
-                failure = JournalError(f"cannot write journal {self.path}: {error.strerror}")
+            except (OSError, RuntimeError) as error:
                 for slot, _, _, done in group:
                     self._promised.pop(slot, None)
-                    if not done.cancelled():
-                        done.set_exception(failure)
+                    done.set_exception(self._unwritable(error))
                 continue
             for (slot, _, keep_until_ns, done), place in zip(group, places, strict=True):
                 self._slots[slot] = place
                 self._keep[slot] = keep_until_ns
                 self._last[slot[0]] = slot
                 self._promised.pop(slot, None)
-                if not done.cancelled():
-                    done.set_result(None)
+                done.set_result(None)
+
+    def _unwritable(self, error: OSError | RuntimeError) -> JournalError:
+        why = getattr(error, "strerror", None) or str(error)
+        return JournalError(
+            f"cannot write journal {self.path}: {why}", hint="The agent is mute until it can."
+        )
 
     def _write_group(self, payloads: list[bytes]) -> list[tuple[int, int]]:
-        places = [self._write(payload) for payload in payloads]
-        os.fdatasync(self._file)
+        """Write frames behind the others, durably; all or none of them."""
+        places, size = [], self._size
+        try:
+            for payload in payloads:
+                start, length, size = _append_frame(self._file, size, payload)
+                places.append((start, length))
+            os.fdatasync(self._file)
+            if not self._is_named:
+                _sync_directory(self.path.parent)
+                self._is_named = True
+        except OSError:
+            # Nobody was promised these; half of a frame before later ones would look like damage.
+            os.ftruncate(self._file, self._size)
+            raise
+        self._size = size
         return places
-
-    def _write(self, payload: bytes) -> tuple[int, int]:
-        start, length, self._size = _append_frame(self._file, self._size, payload)
-        return start, length
 
     # Housekeeping -----------------------------------------------------------------------------
 
@@ -276,18 +308,36 @@ class Journal:
 
     async def _compact(self) -> None:
         """Rewrite the file with the live entries; flushes wait meanwhile, lookups do not."""
-        slots = dict(self._slots)
-        scratch = self.path.with_suffix(".compact")
-        file = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        moved, size = await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._copy_live, slots, file, scratch
-        )
+        loop = asyncio.get_running_loop()
+        try:
+            file, moved, size = await loop.run_in_executor(
+                self._thread, self._copy_live, dict(self._slots)
+            )
+        except OSError as error:  # the longer file goes on being used
+            _log.warning("journal_not_compacted", extra={"why": str(error)})
+            return
         old, self._file, self._size = self._file, file, size
+        self._is_named = False  # a power failure could bring back the old file
         self._slots = {slot: place for slot, place in moved.items() if slot in self._slots}
         os.close(old)
 
     def _copy_live(
-        self, slots: dict[Slot, tuple[int, int]], file: int, scratch: Path
+        self, slots: dict[Slot, tuple[int, int]]
+    ) -> tuple[int, dict[Slot, tuple[int, int]], int]:
+        """Put a file with only these entries in the place of the present one."""
+        scratch = self.path.with_suffix(".compact")
+        file = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        try:
+            moved, size = self._copy(slots, file)
+            os.fsync(file)
+            os.replace(scratch, self.path)
+        except OSError:
+            os.close(file)
+            raise
+        return file, moved, size
+
+    def _copy(
+        self, slots: dict[Slot, tuple[int, int]], file: int
     ) -> tuple[dict[Slot, tuple[int, int]], int]:
         size = 0
         moved: dict[Slot, tuple[int, int]] = {}
@@ -297,8 +347,6 @@ class Journal:
         for slot, (offset, length) in slots.items():
             start, length, size = _append_frame(file, size, os.pread(self._file, length, offset))
             moved[slot] = (start, length)
-        os.fsync(file)
-        os.replace(scratch, self.path)
         return moved, size
 
     async def close(self) -> None:
@@ -311,7 +359,17 @@ class Journal:
 
 def _append_frame(file: int, offset: int, payload: bytes) -> tuple[int, int, int]:
     """Write one frame at ``offset``; start and length of its payload, and the new file size."""
-    frame = _FRAME.pack(len(payload), zlib.crc32(payload)) + payload
+    head = struct.pack(">II", len(payload), zlib.crc32(payload))
+    frame = head + struct.pack(">I", zlib.crc32(head)) + payload
     if os.pwrite(file, frame, offset) != len(frame):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     return offset + _FRAME.size, len(payload), offset + len(frame)
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    directory = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

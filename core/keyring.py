@@ -127,7 +127,7 @@ class Keyring:
             if entry.certificate.key_id != key_id:
                 continue
             if sequence <= entry.since:
-                break
+                continue  # the same key may have been certified before
             if entry.until is not None and sequence > entry.until:
                 raise PeerProtocolError(
                     entry.end_reason,

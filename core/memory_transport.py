@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from typing import Generic, TypeVar
 
+from .bus.position import check_position
 from .bus.step import check_step, subject_of
 from .errors import LogFullError, LogUnavailableError, SequenceConflictError, UsageError
 from .log import Appended, EventLog, Head, Record, Submission
@@ -315,6 +316,7 @@ class MemoryLog:
     async def read_all(self, after: int = 0) -> AsyncIterator[list[Record]]:
         """See :meth:`mabeam.core.log.EventLog.read_all`."""
         end = len(self._broker.records)
+        check_position(after, end)
         for start in range(after, end, READ_BATCH):
             self._check_open()
             yield self._broker.records[start : min(start + READ_BATCH, end)]
@@ -334,6 +336,7 @@ class MemoryLog:
     async def follow_all(self, after: int | None = None) -> AsyncIterator[list[Record]]:
         """See :meth:`mabeam.core.log.EventLog.follow_all`."""
         position = len(self._broker.records) if after is None else after
+        check_position(position, len(self._broker.records))
         while True:
             self._check_open()
             batch = self._broker.records[position : position + READ_BATCH]

@@ -6,10 +6,13 @@ is refused here, with the code and the violated bound (specification 1.11 and 1.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
 
+from .author import encode_body
+from .envelope import MAX_EVENT_BYTES
 from .errors import ConfigError, MabeamError
 from .hashing import PPM, tagged_hash
 from .kernel_events import (
@@ -23,7 +26,10 @@ from .kernel_events import (
 from .keyring import Keyring
 from .machine import LogEvent, Protocols, ProtocolSpec
 
-MAX_EMBEDDED_CERTIFICATE_BYTES = 128 * 1024
+MAX_EMBEDDED_CERTIFICATE_BYTES = 64 * 1024
+
+MAX_OPENED_BYTES = MAX_EVENT_BYTES - 1024
+"""Body of ``coordination.opened``, so that the event still fits."""
 
 
 class OpeningError(MabeamError):
@@ -69,7 +75,7 @@ def open_request(
     members = _members(wanted, keyring)
     config, members = _freeze(spec, wanted, members)
     members = _cap_controllers(members, wanted.controller_cap_ppm)
-    return CoordinationOpened(
+    opened = CoordinationOpened(
         request_id=request.id,
         protocol=spec.name,
         protocol_version=spec.version,
@@ -86,6 +92,15 @@ def open_request(
         registry_snapshot=RegistrySnapshot(keyring.sequence, keyring.digest),
         parent=wanted.parent,
     )
+    size = len(encode_body(opened))
+    if size > MAX_OPENED_BYTES:
+        raise OpeningError(
+            "invalid_config",
+            f"the frozen configuration has {size} bytes, the limit is {MAX_OPENED_BYTES}",
+            hint="Store the proposal elsewhere and propose its digest, or name fewer agents.",
+            details={"field": "config", "bound": MAX_OPENED_BYTES, "value": size},
+        )
+    return opened
 
 
 def _check_ordering(wanted: CoordinationRequested) -> None:
@@ -164,7 +179,8 @@ def _query(wanted: CoordinationRequested, keyring: Keyring) -> tuple[Invitee, ..
         if agent.registered is not None
         and needed <= frozenset(agent.registered.capabilities)
         and agent.health in ("healthy", "unknown")
-        and keyring.current(author) is not None
+        and (entry := keyring.current(author)) is not None
+        and "agent" in entry.certificate.roles
     ][: query.at_most]
     if len(found) < query.at_least:
         raise OpeningError(
@@ -185,11 +201,25 @@ def _freeze(
         raise OpeningError(
             "invalid_config",
             f"{spec.name}: {error}",
-            details={"field": str(error).rpartition("$.")[2].rstrip("`") or "config"},
+            details=_violation(str(error), wanted.config),
         ) from None
     except ConfigError as error:
         details = getattr(error, "details", None)
         raise OpeningError(error.code, error.message, hint=error.hint, details=details) from None
+
+
+_FIELD = re.compile(r"(?:field |at )`(?:\$\.)?([A-Za-z0-9_]+)[^`]*`\Z")
+
+
+def _violation(message: str, config: dict[str, Any]) -> dict[str, Any]:
+    """Field, bound and value of a schema violation."""
+    found = _FIELD.search(message)
+    field = found[1] if found else "config"
+    return {
+        "field": field,
+        "bound": message.partition(" - at ")[0],
+        "value": repr(config.get(field))[:256],
+    }
 
 
 def _cap_controllers(members: tuple[Participant, ...], cap_ppm: int) -> tuple[Participant, ...]:

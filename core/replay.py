@@ -17,6 +17,7 @@ import msgspec
 from .admission import DEFAULT_CLOCK_SKEW_MS, Admission, Candidate, Rejection, reject
 from .chain import ChainBook
 from .coordination import Coordination
+from .envelope import verify_signature
 from .errors import PeerProtocolError
 from .kernel_events import build_catalog
 from .keyring import Keyring
@@ -27,6 +28,9 @@ from .names import REGISTRY
 VERIFY_CHUNK = 256
 MIN_POOLED = 64
 DEFAULT_CAPACITY = 10_000
+
+SignatureClaim = tuple[bytes, bytes, bytes]
+"""Event id, signature and public key."""
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -126,7 +130,8 @@ class Replay:
 
         Args:
             records: the next records; :meth:`unknown` coordinations must have been restored.
-            pool: where signatures are checked; inline without one.
+            pool: threads or processes that check signatures; inline without one. Processes are
+                faster, because folding holds the interpreter lock.
         """
         return self.fold(self.prepare(records, pool))
 
@@ -137,16 +142,12 @@ class Replay:
         for is examined again at its turn if the registry has changed by then.
         """
         examined = [self.admission.examine(record) for record in records]
-        candidates = [each for each in examined if isinstance(each, Candidate)]
-        if pool is None or len(candidates) < MIN_POOLED:
-            checks = map(_verify_chunk, [candidates])
-            return Prepared(records, examined, self.keyring.sequence, checks)
-        futures = [
-            pool.submit(_verify_chunk, candidates[at : at + VERIFY_CHUNK])
-            for at in range(0, len(candidates), VERIFY_CHUNK)
+        claims = [
+            (each.event.id, each.event.signature, each.public_key)
+            for each in examined
+            if isinstance(each, Candidate)
         ]
-        checks = (future.result() for future in futures)
-        return Prepared(records, examined, self.keyring.sequence, checks)
+        return Prepared(records, examined, self.keyring.sequence, _check(claims, pool))
 
     def fold(self, prepared: Prepared) -> list[Verdict]:
         """Finish the admission of prepared records and fold them, in log order."""
@@ -162,10 +163,11 @@ class Replay:
             if isinstance(result, Rejection):
                 verdicts.append(Verdict(record, None, result, None))
             else:
-                verdicts.append(self._judge(record, result))
+                verdicts.append(self.judge(record, result))
         return verdicts
 
-    def _judge(self, record: Record, event: LogEvent) -> Verdict:
+    def judge(self, record: Record, event: LogEvent) -> Verdict:
+        """Fold the next record, which was admitted as ``event``."""
         coordination = None if event.coordination == REGISTRY else self._touch(event.coordination)
         try:
             if coordination is None:
@@ -194,5 +196,16 @@ class Replay:
         return coordination
 
 
-def _verify_chunk(candidates: list[Candidate]) -> list[bool]:
-    return [candidate.verify() for candidate in candidates]
+def _check(claims: list[SignatureClaim], pool: Executor | None) -> Iterator[list[bool]]:
+    if pool is None or len(claims) < MIN_POOLED:
+        return map(verify_signatures, [claims])
+    futures = [
+        pool.submit(verify_signatures, claims[at : at + VERIFY_CHUNK])
+        for at in range(0, len(claims), VERIFY_CHUNK)
+    ]
+    return (future.result() for future in futures)
+
+
+def verify_signatures(claims: Sequence[SignatureClaim]) -> list[bool]:
+    """Check signatures; what the pool runs, on threads or in other processes."""
+    return [verify_signature(*claim) for claim in claims]

@@ -66,6 +66,7 @@ class Appender:
         if self._closed:
             raise LogUnavailableError("the connection is closed")
         if not self._queue and self._alone < ALONE:
+            self._alone += 1
             result = await self._send_alone(messages)
         else:
             step = _Step(messages, loop.create_future())
@@ -90,6 +91,7 @@ class Appender:
                 self._groups += 1
                 self._start(self._run_group(self._take_group()))
             elif self._alone < ALONE:
+                self._alone += 1
                 step = self._queue.popleft()
                 self._queued -= len(step.messages)
                 self._start(self._run_alone(step))
@@ -126,6 +128,7 @@ class Appender:
             sequence = await self._batches.send([m for step in steps for m in step.messages])
         except (BatchRefusedError, LogUnavailableError, PermissionRefusedError):
             self._groups -= 1
+            self._alone += len(steps)
             await asyncio.gather(*(self._run_alone(step) for step in steps))
             return
         for step in steps:
@@ -147,7 +150,7 @@ class Appender:
                 step.future.set_result(result)
 
     async def _send_alone(self, messages: Sequence[Outgoing]) -> list[Appended]:
-        self._alone += 1
+        """Send a step that has been counted in ``_alone``."""
         try:
             if len(messages) == 1:
                 return [await self._publisher.publish(messages[0])]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import Sequence
 
@@ -10,6 +11,7 @@ from ..errors import LogUnavailableError, PermissionRefusedError
 from ..log import Appended
 from .connection import Connection
 from .counters import Counters
+from .frames import header, publish_frame
 from .lookup import Lookup
 from .pipeline import ATTEMPT_S, BUDGET_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, Pipeline
 from .publisher import Outgoing, decode_ack, refusal
@@ -48,21 +50,29 @@ class BatchSender:
             LogUnavailableError: no answer; the batch is stored as a whole or not at all.
             PermissionRefusedError: one of the subjects is not permitted.
         """
-        batch_id = secrets.token_hex(16)
-        last = len(messages)
-        for number, message in enumerate(messages, 1):
-            headers = {
-                **message.headers,
-                "Nats-Batch-Id": batch_id,
-                "Nats-Batch-Sequence": str(number),
-            }
-            if number < last:
-                await self._connection.publish(message.subject, message.wire, headers=headers)
-                continue
-            headers["Nats-Batch-Commit"] = "1"
-            reply = await self._pipeline.request(
-                message.subject, message.wire, headers, budget_s=ATTEMPT_S, resend=False
+        batch = header("Nats-Batch-Id", secrets.token_hex(16))
+        *rest, final = messages
+        if rest:
+            await self._connection.send(
+                b"".join(
+                    publish_frame(
+                        message.subject,
+                        "",
+                        b"%s%sNats-Batch-Sequence: %d\r\n" % (message.headers, batch, number),
+                        message.wire,
+                    )
+                    for number, message in enumerate(rest, 1)
+                )
             )
+        last = len(messages)
+        commit = b"%s%sNats-Batch-Sequence: %d\r\nNats-Batch-Commit: 1\r\n"
+        reply = await self._pipeline.request(
+            final.subject,
+            final.wire,
+            commit % (final.headers, batch, last),
+            budget_s=ATTEMPT_S,
+            resend=False,
+        )
         ack = decode_ack(reply.data)
         if ack.error is not None:
             self._check_permitted(messages)
@@ -77,16 +87,16 @@ class BatchSender:
         pause = FIRST_PAUSE_S
         stored: dict[str, int] = {}
         while True:
-            missing = [m for m in messages if m.headers["Nats-Msg-Id"] not in stored]
+            missing = [m for m in messages if m.id not in stored]
             try:
                 first = await self.send(missing)
-                new = {m.headers["Nats-Msg-Id"]: first + n for n, m in enumerate(missing)}
-                return [_appended(m.headers["Nats-Msg-Id"], new, stored) for m in messages]
+                new = {m.id: first + n for n, m in enumerate(missing)}
+                return [_appended(m.id, new, stored) for m in messages]
             except BatchRefusedError as refused:
                 if refused.error.err_code in (CONFLICT_CODES | {BATCH_DUPLICATE_CODE}):
                     stored = await self._locate(messages)
                     if len(stored) == len(messages):
-                        return [_appended(m.headers["Nats-Msg-Id"], {}, stored) for m in messages]
+                        return [_appended(m.id, {}, stored) for m in messages]
                 if refused.error.err_code in CONFLICT_CODES:
                     self._counters.conflicts += 1
                 if refused.error.err_code not in BATCH_RETRY_CODES:
@@ -100,7 +110,9 @@ class BatchSender:
             self._counters.retries += len(missing)
             await asyncio.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE_S)
-            await asyncio.wait_for(self._connection.wait_connected(), expires - loop.time())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(expires):
+                    await self._connection.wait_connected()
 
     async def _locate(self, messages: Sequence[Outgoing]) -> dict[str, int]:
         """Sequences, by message id, of the events that are stored already."""
@@ -109,7 +121,7 @@ class BatchSender:
             found = await self._lookup.find(message.subject, message.wire, message.expected)
             if found is not None:
                 self._counters.duplicates += 1
-                stored[message.headers["Nats-Msg-Id"]] = found
+                stored[message.id] = found
         return stored
 
     def _note_refused(self, subject: str) -> None:

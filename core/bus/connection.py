@@ -22,6 +22,8 @@ from nats.aio.client import Client
 
 from ..errors import LogUnavailableError, PermissionRefusedError
 from .counters import Counters
+from .frames import publish_frame
+from .header_lines import FastHeaderClient
 from .server_config import inbox_prefix
 from .subscription import Handler, Subscription
 
@@ -128,17 +130,28 @@ class Connection:
         await self._connected.wait()
 
     async def publish(
-        self, subject: str, payload: bytes, reply: str = "", headers: dict[str, str] | None = None
+        self, subject: str, payload: bytes, reply: str = "", headers: bytes = b""
     ) -> None:
         """Hand one message to the socket; whether it arrives only a reply can tell.
 
         Raises:
             LogUnavailableError: there is no connection at the moment.
         """
-        if self._client is None:
+        await self.send(publish_frame(subject, reply, headers, payload))
+
+    async def send(self, frames: bytes) -> None:
+        """Hand publish frames to the socket; waits while too much is buffered.
+
+        Raises:
+            LogUnavailableError: there is no connection at the moment.
+        """
+        client = self._client
+        if client is None or not client.is_connected:
             raise self._unavailable("not connected")
         try:
-            await self._client.publish(subject, payload, reply, headers)
+            await client._send_command(frames)
+            if client._flush_queue is not None and client._flush_queue.empty():
+                await client._flush_pending()
         except (nats.errors.Error, OSError) as error:
             raise self._unavailable(str(error)) from None
 
@@ -172,9 +185,10 @@ class Connection:
         """Try every server once, in random order."""
         reason = "no server given"
         for url in random.sample(self._servers, len(self._servers)):
-            client = Client()
+            client = FastHeaderClient()
             try:
-                await asyncio.wait_for(self._log_in(client, url), CONNECT_TIMEOUT_S)
+                async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                    await self._log_in(client, url)
             except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
                 await _discard(client)
                 reason = str(error).removeprefix("nats: ") or type(error).__name__
@@ -277,10 +291,12 @@ class Connection:
         """Return when ``client`` is dead: told so, or it does not answer a ping."""
         while not (self._dead.is_set() or _is_deaf(client)):
             try:
-                await asyncio.wait_for(self._dead.wait(), self._ping_interval_s)
+                async with asyncio.timeout(self._ping_interval_s):
+                    await self._dead.wait()
             except TimeoutError:
                 try:
-                    await asyncio.wait_for(client.rtt(3600), self._ping_timeout_s)
+                    async with asyncio.timeout(self._ping_timeout_s):
+                        await client.rtt(3600)
                 except (nats.errors.Error, OSError, TimeoutError):
                     self.counters.unanswered_pings += 1
                     return
@@ -307,7 +323,8 @@ async def _discard(client: Client) -> None:
     """Close a client whatever state it is in, without waiting long."""
     subscriptions = list(client._subs.values())
     with contextlib.suppress(Exception):
-        await asyncio.wait_for(client.close(), 2)
+        async with asyncio.timeout(2):
+            await client.close()
     for subscription in subscriptions:
         subscription._stop_processing()
     tasks = (client._reading_task, client._flusher_task, client._ping_interval_task)

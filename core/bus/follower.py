@@ -11,6 +11,7 @@ from ..names import EVENT_SUBJECTS, FEED_SUBJECTS, feed_filter
 from .connection import Connection
 from .live_feed import Live, LiveFeed
 from .lookup import Lookup
+from .position import check_position
 from .reader import RangeReader
 
 LAG_PAUSE_S = 0.002
@@ -95,15 +96,6 @@ async def follow_one(
                     yield record
     finally:
         await feed.close()
-
-
-def check_position(position: int, head: int) -> None:
-    """Raise :class:`SequenceGapError` if a reader is ahead of the log (truncated or replaced)."""
-    if position > head:
-        raise SequenceGapError(
-            f"position {position} is beyond the end of the log at {head}",
-            hint="The log was truncated or replaced; compare its identity, then rebuild from it.",
-        )
 
 
 def _successors(taken: list[Live], position: int) -> list[Record]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import AsyncGenerator, Sequence
 
@@ -18,10 +19,11 @@ from .connection import CONNECT_TIMEOUT_S, Connection
 from .counters import Counters
 from .deliveries import ACK_WAIT_S, deliveries
 from .direct import DirectReader
-from .follower import check_position, follow_all, follow_one
+from .follower import follow_all, follow_one
 from .invitations import INBOX_ACK_WAIT_S, InvitationSender
 from .lookup import Lookup
 from .pipeline import BUDGET_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, Pipeline
+from .position import check_position
 from .provision import provision
 from .publisher import Publisher, outgoing
 from .reader import RangeReader
@@ -67,14 +69,15 @@ class JetStreamLog:
 
     async def append(self, submission: Submission) -> Appended:
         """See :meth:`mabeam.core.log.EventLog.append`."""
-        return (await self.append_many([submission]))[0]
+        if len(submission.event.wire) > MAX_EVENT_BYTES:
+            check_step([submission])
+        return (await self._appender.append([outgoing(submission)]))[0]
 
     async def append_many(self, submissions: Sequence[Submission]) -> list[Appended]:
         """See :meth:`mabeam.core.log.EventLog.append_many`."""
         if not submissions:
             return []
-        if len(submissions) > 1 or len(submissions[0].event.wire) > MAX_EVENT_BYTES:
-            check_step(submissions)
+        check_step(submissions)
         return await self._appender.append([outgoing(submission) for submission in submissions])
 
     async def read(self, coordination: str, after: int = 0) -> list[Record]:
@@ -201,9 +204,9 @@ class JetStreamTransport:
     async def close(self) -> None:
         """See :meth:`mabeam.core.transport.Transport.close`; waits at most 10 s."""
         try:
-            await asyncio.wait_for(self._log.drain(), DRAIN_S)
-        except TimeoutError:
-            pass
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    await self._log.drain()
         finally:
             self._pipeline.close()
             await self._connection.close()

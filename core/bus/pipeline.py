@@ -33,7 +33,7 @@ class _Request:
         self,
         subject: str,
         payload: bytes,
-        headers: dict[str, str] | None,
+        headers: bytes,
         future: asyncio.Future[Msg],
         expires: float,
         resend: bool,
@@ -90,7 +90,7 @@ class Pipeline:
         self,
         subject: str,
         payload: bytes,
-        headers: dict[str, str] | None = None,
+        headers: bytes = b"",
         *,
         budget_s: float = BUDGET_S,
         resend: bool = True,
@@ -100,7 +100,7 @@ class Pipeline:
         Args:
             subject: where to.
             payload: message bytes; every attempt sends the same.
-            headers: message headers.
+            headers: block of header lines.
             budget_s: how long to try.
             resend: whether the message may be sent more than once.
 

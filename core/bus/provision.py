@@ -71,6 +71,8 @@ def stream_configs(replicas: int = 1, max_bytes: int | None = None) -> list[dict
             "max_msgs_per_subject": 1,
             "max_consumers": 20_000,
             "num_replicas": replicas,
+            # Invitations follow from the log, so a lost one is sent again: no fsync for each.
+            **({"persist_mode": "async"} if replicas == 1 else {}),
         },
         {
             "name": "PRESENCE",

@@ -17,6 +17,7 @@ from ..errors import (
 from ..log import Appended, Submission
 from ..names import control_filter
 from .counters import Counters
+from .frames import header
 from .lookup import Lookup
 from .pipeline import Pipeline
 from .step import subject_of
@@ -31,14 +32,16 @@ class Outgoing(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         subject: where it will be stored.
         wire: its bytes.
-        headers: ``Nats-Msg-Id`` and, if guarded, the expected control sequence.
+        id: its ``Nats-Msg-Id``.
+        headers: header lines with the id and, if guarded, the expected control sequence.
         guard: the coordination whose control subjects guard it, or ``None``.
         expected: the control sequence the guard expects.
     """
 
     subject: str
     wire: bytes
-    headers: dict[str, str]
+    id: str
+    headers: bytes
     guard: str | None
     expected: int
 
@@ -51,15 +54,16 @@ def message_id(signature: bytes) -> str:
 def outgoing(submission: Submission) -> Outgoing:
     """Address an event."""
     event = submission.event
-    headers = {"Nats-Msg-Id": message_id(event.signature)}
-    if submission.expected_control is None:
-        return Outgoing(subject_of(submission), event.wire, headers, None, 0)
+    subject = subject_of(submission)
+    id_ = message_id(event.signature)
+    headers = header("Nats-Msg-Id", id_)
+    expected = submission.expected_control
+    if expected is None:
+        return Outgoing(subject, event.wire, id_, headers, None, 0)
     coordination = event.header.coordination
-    headers["Nats-Expected-Last-Subject-Sequence"] = str(submission.expected_control)
-    headers["Nats-Expected-Last-Subject-Sequence-Subject"] = control_filter(coordination)
-    return Outgoing(
-        subject_of(submission), event.wire, headers, coordination, submission.expected_control
-    )
+    headers += header("Nats-Expected-Last-Subject-Sequence", str(expected))
+    headers += header("Nats-Expected-Last-Subject-Sequence-Subject", control_filter(coordination))
+    return Outgoing(subject, event.wire, id_, headers, coordination, expected)
 
 
 def decode_ack(data: bytes) -> PubAck:

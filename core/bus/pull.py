@@ -98,8 +98,10 @@ class PullLoop:
                 if self._pause:
                     await asyncio.sleep(self._pause)
                 await self._pull(wanted)
+            # Not wait_for: before Python 3.12 it can swallow a cancellation.
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), self._heartbeat_s)
+                async with asyncio.timeout(self._heartbeat_s):
+                    await self._changed.wait()
 
     async def _pull(self, count: int) -> None:
         self._token += 1
@@ -128,10 +130,11 @@ class PullLoop:
         status, text = headers.get("Status"), headers.get("Description", "")
         if status == "100":
             return
-        # Every other status ends one request: time is up, its bytes are used up, consumer or leader
-        # gone. Only the last two are a reason to hesitate before the next request.
+        # Every other status ends one request: time is up, it is served, consumer or leader gone.
+        # Only the last two are a reason to hesitate before the next request.
         self._requested.pop(int(message.subject[len(self._inbox) + 1 :]), None)
-        if status == "503" or (status == "409" and "MaxBytes" not in text):
+        served = "Batch Completed" in text or "MaxBytes" in text
+        if status == "503" or (status == "409" and not served):
             self._pause = min(2 * self._pause or FIRST_PAUSE_S, LONGEST_PAUSE_S)
         if status == "503" or "Consumer Deleted" in text:
             self._gone()

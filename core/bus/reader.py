@@ -21,7 +21,7 @@ from .pipeline import BUDGET_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, Pipeline
 from .pull import PullLoop
 from .wire import ApiReply, parse_ack_subject
 
-BUFFER = 2000
+BUFFER = 4000
 """Records requested ahead of the reader."""
 
 PULL_BYTES = 16 * 1024 * 1024
@@ -138,7 +138,8 @@ class RangeReader:
             while after < upto and not (gone and not arrived):
                 wake.clear()
                 if not arrived:
-                    await asyncio.wait_for(wake.wait(), BUDGET_S)
+                    async with asyncio.timeout(BUDGET_S):
+                        await wake.wait()
                     continue
                 batch = [_record(message) for message in arrived]
                 arrived.clear()

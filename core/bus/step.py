@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 
 from ..envelope import MAX_EVENT_BYTES
 from ..errors import AppendRefusedError, LimitError, UsageError
 from ..log import Submission
-from ..names import check_id, event_subject
+from ..names import TYPE_PATTERN, EventClass, check_id, event_subject
 
 MAX_STEP_EVENTS = 500
 """Events in one atomic step."""
 
 
+_TYPE = re.compile(TYPE_PATTERN)
+
+
 def subject_of(submission: Submission) -> str:
-    """Subject under which the event of ``submission`` is stored."""
+    """Subject under which the event of ``submission`` is stored; its tokens are checked.
+
+    Raises:
+        UsageError: an identifier or the type is malformed.
+    """
     header = submission.event.header
+    return _checked_subject(
+        header.coordination, submission.event_class, header.type, submission.node, header.author
+    )
+
+
+@lru_cache(maxsize=16_384)
+def _checked_subject(
+    coordination: str, event_class: EventClass, type_name: str, node: str, author: str
+) -> str:
+    if not _TYPE.match(type_name):
+        raise UsageError(f"event type {type_name!r} is not of the form family.event_name")
     return event_subject(
-        header.coordination,
-        submission.event_class,
-        header.type,
-        check_id(submission.node, "node"),
-        header.author,
+        check_id(coordination, "coordination"),
+        event_class,
+        type_name,
+        check_id(node, "node"),
+        check_id(author, "author"),
     )
 
 

@@ -1,14 +1,14 @@
 """The coordinator host: shares the requests with its peers and runs one session per coordination.
 
 It follows the whole log, so every session sees a complete, contiguous sequence; what happened to a
-coordination before the session began comes from a short memory of recent records or from the log.
+coordination before the session began is read from the log, because a coordination whose beginning is
+not known (votes stored before the request, a second request for an old one) would be folded wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 
 from ..author import Author
@@ -23,9 +23,6 @@ from .registry import RegistryView
 from .session import Session
 
 _log = logger("coordinator")
-
-RECENT_RECORDS = 4096
-"""Records of coordinations without a session that are remembered for a session about to begin."""
 
 
 class CoordinatorHost:
@@ -65,9 +62,6 @@ class CoordinatorHost:
         self._protocols = protocols
         self._capacity = capacity
         self._progress_s = progress_s
-        self._recent: OrderedDict[str, list[Record]] = OrderedDict()
-        self._recent_count = 0
-        self._recent_from = 0
         self._draining = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
@@ -94,14 +88,14 @@ class CoordinatorHost:
 
     async def _follow(self) -> None:
         head = await self.transport.log.head()
-        self.position = self._recent_from = head.sequence
+        self.position = head.sequence
         await self.registry.load(self.transport.log)
         self.author.resume(REGISTRY, *self.registry.chains.head(self.author.id))
         self._ready.set()
         async for batch in self.transport.log.follow_all(self.position):
             touched = self._route(batch)
             for session in touched:
-                self._guard(session, session.advance)
+                session.advance()
 
     def _route(self, batch: list[Record]) -> list[Session]:
         touched: dict[str, Session] = {}
@@ -113,42 +107,27 @@ class CoordinatorHost:
                 self.registry.apply(record)
             elif session is not None:
                 touched[name] = session
-                self._guard(session, session.take, (record,))
-            else:
-                self._remember(name, record)
+                session.take((record,))
         return list(touched.values())
-
-    def _remember(self, name: str, record: Record) -> None:
-        self._recent.setdefault(name, []).append(record)
-        self._recent_count += 1
-        while self._recent_count > RECENT_RECORDS:
-            _, dropped = self._recent.popitem(last=False)
-            self._recent_count -= len(dropped)
-            self._recent_from = max(self._recent_from, dropped[-1].sequence)
-
-    def _guard(self, session: Session, step: Callable[..., None], *arguments: object) -> None:
-        """A crash of one coordination must not affect another."""
-        try:
-            step(*arguments)
-        except Exception as error:  # any bug of a machine; the session reports it as failed
-            _log.exception("session_crashed", extra={"coordination": session.coordination.id})
-            session.fail(error)
 
     # Requests ---------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
         taking = asyncio.create_task(self._take())
         draining = asyncio.create_task(self._draining.wait())
-        await asyncio.wait({taking, draining}, return_when=asyncio.FIRST_COMPLETED)
-        draining.cancel()
-        taking.cancel()
         try:
-            await taking
-        except asyncio.CancelledError:
-            if not self._draining.is_set():
-                raise
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+            await asyncio.wait({taking, draining}, return_when=asyncio.FIRST_COMPLETED)
+            taking.cancel()
+            try:
+                await taking
+            except asyncio.CancelledError:
+                if not self._draining.is_set():
+                    raise
+            if self._tasks:
+                await asyncio.wait(self._tasks)
+        finally:
+            for task in (taking, draining, *self._tasks):
+                task.cancel()
 
     async def _take(self) -> None:
         async for delivery in self.transport.requests(self._capacity):
@@ -178,25 +157,17 @@ class CoordinatorHost:
             await session.done.wait()
         except MabeamError as error:
             _log.warning("session_not_begun", extra={"coordination": name, "why": str(error)})
-            session.stop()
         finally:
+            session.stop()  # unless it is over
             self.sessions.pop(name, None)
             self.telemetry.gauge("sessions", len(self.sessions))
         await self._answer(session)
 
     async def _begin(self, session: Session) -> None:
         """Give the session what the log holds of its coordination so far."""
-        record = session.delivery.record
-        name = session.coordination.id
-        if session.delivery.redelivered or record.sequence <= self._recent_from:
-            session.hold()
-            history = await self.transport.log.read(name)
-            session.release(history)
-        else:
-            recent = self._recent.pop(name, [])
-            self._recent_count -= len(recent)
-            self._guard(session, session.take, recent)
-        self._guard(session, session.advance)
+        session.hold()
+        session.release(await self.transport.log.read(session.coordination.id))
+        session.advance()
 
     async def _answer(self, session: Session) -> None:
         try:

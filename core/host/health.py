@@ -128,6 +128,8 @@ class HealthMonitor:
 
     async def _report(self, change: HealthChanged) -> None:
         expected = self._registry.control_sequence
+        # An append of an earlier life may have landed meanwhile; the chain goes on behind it.
+        self._author.resume(REGISTRY, *self._registry.chains.head(self._author.id))
         event = self._author.sign(REGISTRY, b"", "agent.health_changed", change)
         submission = Submission(event, "ctl", self._author.node, expected)
         while True:

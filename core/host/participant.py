@@ -18,7 +18,7 @@ from ..agent import Agent, answer
 from ..author import Author
 from ..coordination import Coordination
 from ..envelope import Event, decode_event
-from ..errors import MabeamError, PeerProtocolError, UsageError
+from ..errors import LogUnavailableError, MabeamError, PeerProtocolError, UsageError
 from ..hashing import ZERO32
 from ..journal import Entry, Journal
 from ..kernel_events import AgentRegistered, CoordinationOpened
@@ -81,6 +81,7 @@ class ParticipantHost:
         self.tasks: set[asyncio.Task[None]] = set()
         self._clock_ns = clock_ns
         self._busy: set[str] = set()
+        self._stored: dict[str, bytes] = {}  # last event of a coordination known to be in the log
         self._draining = asyncio.Event()
 
     async def run(self) -> None:
@@ -133,16 +134,19 @@ class ParticipantHost:
         invitations = self.transport.invitations(self.author.node, self.author.id, limit)
         serving = asyncio.create_task(self._take(invitations))
         draining = asyncio.create_task(self._draining.wait())
-        await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
-        draining.cancel()
-        serving.cancel()
         try:
-            await serving
-        except asyncio.CancelledError:
-            if not self._draining.is_set():
-                raise
-        if self.tasks:
-            await asyncio.wait(self.tasks)
+            await asyncio.wait({serving, draining}, return_when=asyncio.FIRST_COMPLETED)
+            serving.cancel()
+            try:
+                await serving
+            except asyncio.CancelledError:
+                if not self._draining.is_set():
+                    raise
+            if self.tasks:
+                await asyncio.wait(self.tasks)
+        finally:
+            for task in (serving, draining, *self.tasks):
+                task.cancel()
 
     async def _take(self, invitations: Any) -> None:
         async for delivery in invitations:
@@ -152,10 +156,22 @@ class ParticipantHost:
 
     async def _handle(self, delivery: InvitationDelivery) -> None:
         try:
-            coordination, opened = self._open(delivery.payload)
-            if coordination.id in self._busy:
+            if await self._accept(delivery.payload):
+                await delivery.ack()
+            else:
                 await delivery.release(1000)
-                return
+        except LogUnavailableError as error:  # unanswered, so it comes again
+            _log.warning("invitation_not_answered", extra={"why": str(error)})
+        except Exception:  # a bug of a machine; it comes again, others are not affected
+            self.telemetry.count("invitation_crashed")
+            _log.exception("invitation_crashed")
+
+    async def _accept(self, payload: bytes) -> bool:
+        """Do what an invitation asks for; whether it is dealt with for good."""
+        try:
+            coordination, opened = await self._open(payload)
+            if coordination.id in self._busy:
+                return False
             self._busy.add(coordination.id)
             try:
                 await self._take_part(coordination, opened)
@@ -166,9 +182,8 @@ class ParticipantHost:
             _log.warning("invitation_rejected", extra={"reason": error.reason, "why": str(error)})
         except MabeamError as error:
             _log.warning("invitation_failed", extra={"code": error.code, "why": str(error)})
-            await delivery.release(1000)
-            return
-        await delivery.ack()
+            return False
+        return True
 
     async def _take_part(self, coordination: Coordination, opened_at: LogEvent) -> None:
         opened: CoordinationOpened = opened_at.content
@@ -184,11 +199,11 @@ class ParticipantHost:
             elif isinstance(intent, Append):
                 await self._publish(coordination, intent, Entry(b""), keep_until_ns)
 
-    def _open(self, payload: bytes) -> tuple[Coordination, LogEvent]:
+    async def _open(self, payload: bytes) -> tuple[Coordination, LogEvent]:
         """Verify and fold an invitation."""
         try:
             invitation = _invitation_decoder.decode(payload)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise PeerProtocolError("malformed", f"not an invitation: {error}") from None
         coordination = Coordination(
             invitation.coordination,
@@ -201,6 +216,9 @@ class ParticipantHost:
         )
         for record in invitation.records:
             event = self.registry.admit(record)
+            if event is None:  # its author may be newer than what this agent has seen
+                await self.registry.load(self.transport.log)
+                event = self.registry.admit(record)
             if event is None or event.coordination != invitation.coordination:
                 raise PeerProtocolError("invalid_invitation", "a record of it is not admissible")
             coordination.apply(event)
@@ -235,7 +253,7 @@ class ParticipantHost:
         if before is not None:
             await self._republish(before.wire)
             return
-        self._resume_chain(coordination.id)
+        await self._resume_chain(coordination.id)
         event = self.author.sign(
             coordination.id, coordination.epoch, append.type, append.body, append.refs
         )
@@ -251,15 +269,17 @@ class ParticipantHost:
             raise
         await self._append(event)
 
-    def _resume_chain(self, coordination: str) -> None:
-        """After a restart, continue behind what the journal holds."""
-        if not self.author.knows(coordination):
-            last = self.journal.last_event(coordination)
-            if last is not None:
-                header = last.header
-                self.author.resume(coordination, header.author_seq + 1, last.id, header.at_ns)
-            else:
-                self.author.resume(coordination, 0, ZERO32, 0)
+    async def _resume_chain(self, coordination: str) -> None:
+        """Continue behind what the journal holds, and leave no gap: what was signed before may not
+        have reached the log, and nobody may ask for it any more."""
+        last = self.journal.last_event(coordination)
+        if last is None:
+            self.author.resume(coordination, 0, ZERO32, 0)
+            return
+        header = last.header
+        self.author.resume(coordination, header.author_seq + 1, last.id, header.at_ns)
+        if self._stored.get(coordination) != last.id:
+            await self._append(last)
 
     async def _republish(self, wire: bytes) -> None:
         await self._append(decode_event(wire))
@@ -267,6 +287,7 @@ class ParticipantHost:
     async def _append(self, event: Event) -> None:
         started = time.perf_counter()
         await self.transport.log.append(Submission(event, "pub", self.author.node))
+        self._stored[event.header.coordination] = event.id
         self.telemetry.observe("append", time.perf_counter() - started)
 
     async def _tidy(self) -> None:
@@ -274,3 +295,4 @@ class ParticipantHost:
             await asyncio.sleep(30)
             for coordination in await self.journal.drop_expired(self._clock_ns()):
                 self.author.forget(coordination)
+                self._stored.pop(coordination, None)

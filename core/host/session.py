@@ -15,15 +15,21 @@ import msgspec
 
 from ..author import Author
 from ..coordination import Coordination
-from ..envelope import Event
+from ..envelope import MAX_EVENT_BYTES, Event
 from ..errors import (
     AppendRefusedError,
+    LocalProtocolError,
     LogUnavailableError,
     PeerProtocolError,
     SequenceConflictError,
 )
 from ..hashing import ZERO32
-from ..kernel_events import CoordinationClaimed, CoordinationFailed, InputRejected
+from ..kernel_events import (
+    CoordinationClaimed,
+    CoordinationFailed,
+    EvidenceSubmitted,
+    InputRejected,
+)
 from ..log import Record, Submission
 from ..machine import TERMINAL_KEY, After, Append, Intent, Key, LogEvent, Machine, Protocols
 from ..opening import OpeningError, open_request
@@ -36,8 +42,17 @@ _log = logger("coordinator")
 MAX_INPUTS_REJECTED = 10
 """``coordination.input_rejected`` events per author and coordination (specification 1.10)."""
 
+MAX_OWN_REJECTED = 16
+"""Own events of one session that may come back without effect; more is a loop, not a lost race."""
+
+MAX_PROOF_BYTES = MAX_EVENT_BYTES - 8192
+"""Events of a proof that fit into one event; a larger proof is not submitted."""
+
 RETRY_S = 0.5
 """Pause before an append is tried again after the log could not be reached."""
+
+_UNINVITED = frozenset({"coordination.claimed", "coordination.input_rejected"})
+"""``ctl`` events that concern no participant's machine."""
 
 
 class Session:
@@ -68,7 +83,7 @@ class Session:
         self.finished = False
         self.superseded = False
         self.position = 0
-        self._failing = False
+        self._failure: CoordinationFailed | None = None
         self._held: list[Record] | None = None
         self._author = author
         self._transport = transport
@@ -84,8 +99,11 @@ class Session:
         self._due: set[Key] = set()
         self._control: list[Record] = []
         self._invited_at: dict[str, int] = {}
-        self._rejected: dict[str, list[Append]] = {}
-        self._opened_at = time.perf_counter()
+        self._rejected: dict[str, dict[bytes, Append]] = {}
+        self._told: set[bytes] = set()
+        self._own_rejected = 0
+        self._opened_at = time.monotonic()
+        self._ended_here = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     # Input ------------------------------------------------------------------------------------
@@ -108,7 +126,10 @@ class Session:
         for record in records:
             if record.sequence > self.position:
                 self.position = record.sequence
-                self._fold(record)
+                try:
+                    self._fold(record)
+                except Exception as error:  # a bug of a machine; the rest must still be known
+                    self.fail(error)
 
     def _fold(self, record: Record) -> None:
         is_control = record.subject.split(".", 5)[4] == "ctl"
@@ -116,35 +137,52 @@ class Session:
             self.coordination.control_stored(record.sequence)
         event = self._registry.admit(record, self._sent)
         if event is None:
+            if any(record.wire == own.wire for own in self._sent.values()):
+                self._step_down("own event not admitted")
             return
         age_s = max(0.0, (time.time_ns() - record.stored_ns) / 1e9)
         self._seen[event.id] = time.monotonic() - (age_s if self.delivery.redelivered else 0.0)
-        self._sent.pop(event.id, None)
+        own = self._sent.pop(event.id, None) is not None
         try:
             self.coordination.apply(event)
         except PeerProtocolError as error:
-            self._note_rejection(event, error)
+            self._note_rejection(event, error, own)
             return
-        if is_control and self.coordination.opened is not None:
+        if event.type == "coordination.input_rejected":
+            self._told.add(event.content.event_id)
+        elif event.type == "coordination.opened":
+            self._opened_at = self._seen[event.id]
+            if own:
+                self._report_started()
+        if event is self.coordination.terminal:
+            self._ended_here = own
+        if is_control and self.coordination.opened is not None and event.type not in _UNINVITED:
             self._control.append(record)
-        if event.type == "coordination.opened":
-            self._opened_at = time.perf_counter()
-            self._report_started()
 
-    def _note_rejection(self, event: LogEvent, error: PeerProtocolError) -> None:
+    def _note_rejection(self, event: LogEvent, error: PeerProtocolError, own: bool) -> None:
         self._telemetry.count("inputs_rejected", reason=error.reason)
+        if own:
+            self._own_rejected += 1
+            if self._own_rejected > MAX_OWN_REJECTED:
+                raise LocalProtocolError(f"own events have no effect: {error}")
         if self.coordination.participant(event.author) is None or error.reason == "duplicate":
             return
-        verdicts = self._rejected.setdefault(event.author, [])
+        verdicts = self._rejected.setdefault(event.author, {})
         if len(verdicts) < MAX_INPUTS_REJECTED:
             body = InputRejected(event.id, error.reason)
             key = ("input_rejected", event.id.hex())
-            verdicts.append(Append(key, "coordination.input_rejected", body, (event.id,)))
+            verdicts[event.id] = Append(key, "coordination.input_rejected", body, (event.id,))
 
     # Output -----------------------------------------------------------------------------------
 
     def advance(self) -> None:
         """Start what should happen next, if nothing is under way."""
+        try:
+            self._advance()
+        except Exception as error:  # a bug of a machine ends its coordination, and only that
+            self._crashed(error)
+
+    def _advance(self) -> None:
         coordination = self.coordination
         if coordination.terminal is not None:
             self._finish()
@@ -159,9 +197,12 @@ class Session:
             self._blocked_at = None
         if coordination.claim is None or coordination.claim.id not in self._claims:
             if self._claims:
-                self._step_down()
+                self._step_down(f"superseded by {coordination.coordinator or 'nobody'}")
             else:
                 self._start(self._claim())
+            return
+        if self._failure is not None:
+            self._start(Append(TERMINAL_KEY, "coordination.failed", self._failure))
             return
         intents = tuple(coordination.intents())
         append = self._opening() if coordination.opened is None and not intents else None
@@ -174,9 +215,7 @@ class Session:
 
     def _claim(self) -> Append:
         claim = self.coordination.claim
-        self._author.resume(
-            self.coordination.id, *self.coordination.chains.head(self._author.id)
-        )
+        self._author.resume(self.coordination.id, *self.coordination.chains.head(self._author.id))
         body = CoordinationClaimed(self.coordination.term + 1, claim.id if claim else ZERO32)
         return Append(("claim",), "coordination.claimed", body)
 
@@ -184,22 +223,21 @@ class Session:
         request = self.coordination.request
         assert request is not None
         try:
-            opened = open_request(
-                request, self._registry.keyring, self._author.id, self._protocols
-            )
+            opened = open_request(request, self._registry.keyring, self._author.id, self._protocols)
         except OpeningError as error:
             return Append(TERMINAL_KEY, "coordination.failed", error.body(), (request.id,))
         return Append(("open",), "coordination.opened", opened, (request.id,))
 
     def _next_append(self, intents: tuple[Intent, ...]) -> Append | None:
         for intent in intents:
-            if isinstance(intent, Append):
+            if isinstance(intent, Append) and not _is_too_large(intent):
                 return intent
             if isinstance(intent, After) and intent.key in self._due:
                 return intent.then
         for verdicts in self._rejected.values():
-            if verdicts:
-                return verdicts.pop(0)
+            for event_id, verdict in verdicts.items():
+                if event_id not in self._told:
+                    return verdict
         return None
 
     def _set_timers(self, intents: tuple[Intent, ...]) -> None:
@@ -230,13 +268,14 @@ class Session:
         if append.type == "coordination.claimed":
             self._claims.add(event.id)
         self._sent[event.id] = event
-        self._appending = asyncio.create_task(self._append(event))
+        # What was decided holds for the log as folded now, not as it may be when the task starts.
+        expected = self.coordination.last_control
+        self._appending = asyncio.create_task(self._append(event, expected))
         self._appending.add_done_callback(self._on_appended)
 
-    async def _append(self, event: Event) -> None:
-        expected = self.coordination.last_control
+    async def _append(self, event: Event, expected: int) -> None:
         submission = Submission(event, "ctl", self._author.node, expected)
-        while event.id in self._sent:
+        while event.id in self._sent and not self.done.is_set():
             started = time.perf_counter()
             try:
                 appended = await self._transport.log.append(submission)
@@ -263,19 +302,24 @@ class Session:
             _log.error("append_refused", extra=self._fields(why=str(error), hint=error.hint))
             self._close()
         elif error is not None:
-            _log.error("session_failed", exc_info=error, extra=self._fields())
-            self.fail(error)
+            self._crashed(error)
         else:
             self.advance()
 
     def fail(self, error: BaseException) -> None:
-        """An unexpected error of this program ends this coordination, and only this one."""
-        if self._failing or self.coordination.terminal is not None:
+        """An unexpected error of this program: from now on all this session does is report it."""
+        _log.error("session_failed", exc_info=error, extra=self._fields())
+        if self._failure is None:
+            message = f"{type(error).__name__}: {error}"[:400]
+            self._failure = CoordinationFailed("internal_error", message)
+
+    def _crashed(self, error: BaseException) -> None:
+        if self._failure is not None:  # even reporting it fails
+            _log.error("failure_not_reported", exc_info=error, extra=self._fields())
             self._close()
             return
-        self._failing = True
-        body = CoordinationFailed("internal_error", f"{type(error).__name__}: {error}"[:400])
-        self._start(Append(TERMINAL_KEY, "coordination.failed", body))
+        self.fail(error)
+        self.advance()
 
     def _invite(self, machine: Machine) -> None:
         """Ask those the machine waits for, once after every ``ctl`` event."""
@@ -284,15 +328,11 @@ class Session:
         members = [self.coordination.participant(name) for name in absent]
         if not any(members):
             return
-        payload = msgspec.msgpack.encode(
-            Invitation(self.coordination.id, tuple(self._control))
-        )
+        payload = msgspec.msgpack.encode(Invitation(self.coordination.id, tuple(self._control)))
         for member in members:
             if member is not None:
                 self._invited_at[member.agent_id] = at
-                task = asyncio.create_task(
-                    self._send(member.node, member.agent_id, payload)
-                )
+                task = asyncio.create_task(self._send(member.node, member.agent_id, payload))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
@@ -314,13 +354,13 @@ class Session:
             return
         terminal = self.coordination.terminal
         assert terminal is not None
-        if terminal.author == self._author.id:
+        if self._ended_here:
             self._report_ended(terminal)
         self._close()
         self.finished = True
 
-    def _step_down(self) -> None:
-        _log.info("superseded", extra=self._fields(by=self.coordination.coordinator))
+    def _step_down(self, why: str) -> None:
+        _log.info("stepped_down", extra=self._fields(why=why))
         self._telemetry.count("claims_lost")
         self.superseded = True
         self._close()
@@ -333,7 +373,9 @@ class Session:
         self.done.set()
 
     def stop(self) -> None:
-        """End the session without a terminal event; another coordinator goes on."""
+        """End the session, unless it is over; another coordinator goes on."""
+        if self.done.is_set():
+            return
         if self._appending is not None:
             self._appending.cancel()
         self._close()
@@ -360,7 +402,7 @@ class Session:
         result = "no_result" if decided and no_result else "success" if decided else "error"
         if terminal.type == "coordination.cancelled":
             result = "cancelled"
-        duration_s = time.perf_counter() - self._opened_at
+        duration_s = time.monotonic() - self._opened_at
         metadata = {
             "protocol": config.protocol if config else "none",
             "result": result,
@@ -387,3 +429,9 @@ class Session:
                 },
                 {"protocol": metadata["protocol"], "decision": str(outcome["decision"])},
             )
+
+
+def _is_too_large(intent: Append) -> bool:
+    """Whether it is evidence that no event can carry: nobody may block a coordination with that."""
+    body = intent.body
+    return isinstance(body, EvidenceSubmitted) and sum(map(len, body.proof)) > MAX_PROOF_BYTES

@@ -21,7 +21,7 @@ from mabeam.core.kernel_events import AgentAdmitted, AgentRevoked
 from mabeam.core.log import Submission
 from mabeam.core.memory_transport import MemoryBroker, MemoryTransport
 from mabeam.core.names import REGISTRY, ROOT_AUTHOR
-from mabeam.core.telemetry import NoTelemetry
+from mabeam.core.telemetry import NoTelemetry, Telemetry
 from mabeam.core.transport import Transport
 from mabeam.protocols import PROTOCOLS
 
@@ -47,6 +47,7 @@ class Deployment:
         self._serial = 0
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
+        self._running: dict[CoordinatorHost | ParticipantHost, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Deployment:
         return self
@@ -92,9 +93,18 @@ class Deployment:
         """Run a host in the background."""
         task = asyncio.create_task(host.run())
         self._tasks.append(task)
+        self._running[host] = task
         return task
 
-    async def coordinator(self, id: str, *, capacity: int = 256) -> CoordinatorHost:
+    async def kill(self, host: CoordinatorHost | ParticipantHost) -> None:
+        """End a host as a crash would: nothing is finished, handed over or closed."""
+        task = self._running.pop(host)
+        task.cancel()
+        await asyncio.wait({task})
+
+    async def coordinator(
+        self, id: str, *, capacity: int = 256, telemetry: Telemetry | None = None
+    ) -> CoordinatorHost:
         """Admit and run a coordinator."""
         if id not in self.keys:
             await self.admit(id, "coordinator")
@@ -103,13 +113,20 @@ class Deployment:
             self.connect(id),
             PROTOCOLS,
             self.view(),
-            NoTelemetry(),
+            telemetry or NoTelemetry(),
             capacity=capacity,
         )
         self.start(host)
         return host
 
-    async def agent(self, id: str, agent: Agent, *, controller: str = "ops") -> ParticipantHost:
+    async def agent(
+        self,
+        id: str,
+        agent: Agent,
+        *,
+        controller: str = "ops",
+        telemetry: Telemetry | None = None,
+    ) -> ParticipantHost:
         """Admit and run an agent; returns once it is registered."""
         if id not in self.keys:
             await self.admit(id, "agent", controller=controller)
@@ -122,7 +139,7 @@ class Deployment:
             PROTOCOLS,
             view,
             Journal(self.directory / f"{id}.journal", id, key.key_id),
-            NoTelemetry(),
+            telemetry or NoTelemetry(),
         )
         task = self.start(host)
         registered = asyncio.create_task(

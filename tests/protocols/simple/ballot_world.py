@@ -29,6 +29,7 @@ from mabeam.core.machine import (
     Context,
     Intent,
     LogEvent,
+    Machine,
 )
 from mabeam.protocols.simple import SPEC, Ballot, SimpleConfig, SimpleOutcome
 from mabeam.protocols.simple.coordinator import SimpleCoordinator
@@ -112,6 +113,15 @@ def log_event(
     wire = _encode([header_bytes, bytes(64), data])
     event = Event(sha256(header_bytes), header, header_bytes, bytes(64), data, wire)
     return LogEvent(sequence, sequence, event, body)
+
+
+def rejection(machine: Machine, event: LogEvent) -> str | None:
+    """Fold an event; the reason if it is rejected. Anything but the typed error is a bug."""
+    try:
+        machine.apply(event)
+    except PeerProtocolError as error:
+        return error.reason
+    return None
 
 
 class World:

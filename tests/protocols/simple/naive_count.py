@@ -1,7 +1,7 @@
 """A second, naive implementation of the counting rules, for comparison only.
 
-It shares nothing with the code under test: it sees the whole ballot at once, works in fractions, and
-follows the wording of SIM-2 to SIM-6.
+It shares nothing with the code under test: it sees the whole ballot at once, works in fractions,
+and follows the wording of SIM-2 to SIM-6.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class NaiveVote(NamedTuple):
-    """One eligible participant; ``option`` is ``None`` for silence and ``void`` for an equivocator."""
+    """One participant; ``option`` is ``None`` for silence and ``void`` for an equivocator."""
 
     weight: int
     option: str | None

@@ -1,0 +1,1 @@
+"""The auditor: recomputes everything a log claims, trusting nothing but the root public key."""

@@ -1,0 +1,314 @@
+"""The auditor: takes records in log order and reports what does not hold.
+
+Memory is bounded: the coordinations read least recently are forgotten (about 200 bytes each stay)
+and read again, with all checks, when another event of theirs arrives.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+
+import msgspec
+
+from ..admission import DEFAULT_CLOCK_SKEW_MS, Admission, Rejection
+from ..errors import PeerProtocolError
+from ..kernel_events import build_catalog
+from ..log import Record
+from ..machine import LogEvent, Protocols
+from ..names import REGISTRY
+from .case import Case
+from .findings import Ending, Finding, Findings, Report, ending_of, in_doubt
+from .intake import Intake, Scope
+from .omissions import MAX_FORGED_KEPT, Forged, damaged, forged, gap_finding
+from .registry import RegistryHistory
+
+DEFAULT_CAPACITY = 10_000
+MAX_EVENTS_KEPT = 500_000
+
+
+class _Summary(msgspec.Struct, frozen=True):
+    """What remains of a coordination that is not in memory."""
+
+    first: int
+    digest: bytes
+    requested: bool
+    ending: str
+    omissions: tuple[Finding, ...] = ()
+    held: tuple[Finding, ...] = ()
+
+
+class Auditor:
+    """Audits records fed in log order, from a live log, a mirror or a bundle alike.
+
+    Args:
+        root_public_key: the deployment's root key, 32 bytes.
+        protocols: known protocols.
+        scope: ``log`` if every record will be fed, from the first on; ``selection`` for the
+            registry with some coordinations.
+        source: what the report calls the records; the scope unless given.
+        registry_gaps: whether gaps in the registry's author chains are to be reported (a selection
+            may hold a part of the registry only).
+        capacity: coordinations kept in memory.
+        max_events: events kept in memory.
+        max_clock_skew_ms: see :class:`~mabeam.core.admission.Admission`.
+    """
+
+    def __init__(
+        self,
+        root_public_key: bytes,
+        protocols: Protocols,
+        *,
+        scope: Scope = "log",
+        source: str = "",
+        registry_gaps: bool = True,
+        capacity: int = DEFAULT_CAPACITY,
+        max_events: int = MAX_EVENTS_KEPT,
+        max_clock_skew_ms: int = DEFAULT_CLOCK_SKEW_MS,
+    ) -> None:
+        self.findings = Findings()
+        self.registry = RegistryHistory(root_public_key)
+        catalog = build_catalog(kind for spec in protocols.values() for kind in spec.event_types)
+        admission = Admission(catalog, self.registry.keyring, max_clock_skew_ms)
+        self._intake = Intake(admission, scope, self.findings.add)
+        self._protocols = protocols
+        self._scope = scope
+        self._source = source or scope
+        self._registry_gaps = registry_gaps
+        self._capacity = capacity
+        self._max_events = max_events
+        self._cases: OrderedDict[str, Case] = OrderedDict()
+        self._forgotten: dict[str, _Summary] = {}
+        self._registry_forgeries: list[Forged] = []
+        self._kept = 0
+        self._records = 0
+        self._events = 0
+        self._rejections: Counter[str] = Counter()
+
+    @property
+    def position(self) -> int:
+        """Last position read."""
+        return self._intake.position
+
+    # Reading ----------------------------------------------------------------------------------
+
+    def forgotten(self, records: Iterable[Record]) -> list[str]:
+        """Coordinations these records belong to that must be restored before they are fed."""
+        names = {record.subject.split(".", 4)[3] for record in records if _is_placed(record)}
+        return sorted(names & self._forgotten.keys())
+
+    def restore(self, id: str, records: Iterable[Record]) -> None:
+        """Read a forgotten coordination again; later records than :attr:`position` are ignored."""
+        summary = self._forgotten.pop(id)
+        case = self._case(id)
+        case.sink = _ignore
+        for record in records:
+            if record.sequence <= self.position:
+                case.note(record)
+                result = self._intake.admit(record)
+                if isinstance(result, Rejection):
+                    case.refuse(record, result)
+                else:
+                    case.judge(record, result)
+        case.sink, case.held = self.findings.add, list(summary.held)
+        self._kept += len(case.events)
+        if case.digest != summary.digest:
+            message = "its records are not those that were read before"
+            self.findings.add(
+                Finding("wrong", "history_changed", message, summary.first, coordination=id)
+            )
+
+    def feed(self, records: Sequence[Record], pool: Executor | None = None) -> None:
+        """Audit the next records.
+
+        Args:
+            records: in log order; the coordinations :meth:`forgotten` names must be restored.
+            pool: where signatures are checked; inline without one.
+        """
+        for record, result in self._intake.read(records, pool):
+            self._records += 1
+            name = record.subject.split(".", 4)[3] if _is_placed(record) else ""
+            case = self._case(name) if name and name != REGISTRY else None
+            if case is not None:
+                case.note(record)
+            if isinstance(result, Rejection):
+                self._refuse(record, result, case)
+            else:
+                self._accept(record, result, case)
+        self._forget()
+
+    def _refuse(self, record: Record, rejection: Rejection, case: Case | None) -> None:
+        self._rejections[rejection.reason] += 1
+        if case is not None:
+            case.refuse(record, rejection)
+        if not rejection.proven:
+            if case is None and len(self._registry_forgeries) < MAX_FORGED_KEPT:
+                self._registry_forgeries.append(forged(record, rejection))
+            self.findings.add(
+                Finding(
+                    "warning",
+                    "forged_record",
+                    f"stored under {record.subject!r}, but no event of that author: "
+                    f"{rejection.message}",
+                    record.sequence,
+                    rejection.event_id.hex(),
+                    rejection.coordination,
+                    rejection.type,
+                    rejection.author,
+                )
+            )
+
+    def _accept(self, record: Record, event: LogEvent, case: Case | None) -> None:
+        self._events += 1
+        if case is not None:
+            known = len(case.events)
+            reason = case.judge(record, event)
+            self._kept += len(case.events) - known
+        else:
+            reason = self._fold_registry(event)
+        if reason:
+            self._rejections[reason] += 1
+
+    def _fold_registry(self, event: LogEvent) -> str:
+        try:
+            self.registry.fold(event)
+        except PeerProtocolError as error:
+            return error.reason
+        return ""
+
+    def _case(self, id: str) -> Case:
+        case = self._cases.get(id)
+        if case is not None:
+            self._cases.move_to_end(id)
+            return case
+        if id in self._forgotten:
+            del self._forgotten[id]
+            self.findings.add(
+                Finding(
+                    "incomplete",
+                    "history_missing",
+                    "it was forgotten to save memory and not read again",
+                    self.position,
+                    coordination=id,
+                )
+            )
+        sink = self.findings.add
+        case = Case(id, self._protocols, self.registry, sink, self._scope == "log")
+        self._cases[id] = case
+        return case
+
+    def _forget(self) -> None:
+        while len(self._cases) > 1 and (
+            len(self._cases) > self._capacity or self._kept > self._max_events
+        ):
+            id, case = self._cases.popitem(last=False)
+            self._kept -= len(case.events)
+            if case.events:
+                self._forgotten[id] = self._summary(case)
+
+    def _summary(self, case: Case) -> _Summary:
+        whole = self._scope == "log" and not self._intake.holes
+        return _Summary(
+            case.first,
+            case.digest,
+            case.fold.request is not None,
+            case.fold.terminal.type if case.fold.terminal else "",
+            tuple(case.omissions(whole_log=whole)),
+            tuple(case.held),
+        )
+
+    # Reporting --------------------------------------------------------------------------------
+
+    def damaged(self, code: str, message: str) -> None:
+        """Note that the source failed to deliver what follows :attr:`position`."""
+        self._intake.hole(self.position + 1, self.position + 1, code, message)
+
+    def finish(self, head: int | None = None, single: str = "") -> Report:
+        """The report; feed nothing afterwards.
+
+        Args:
+            head: last position the log is known to have; fewer records mean it was cut off.
+            single: the coordination the audit is about, if it is a single one.
+        """
+        if head is not None and self.position < head:
+            message = f"the log ends at {self.position}, but reached {head} before"
+            self.damaged("truncated_log", message)
+        doubt = self._registry_doubt()
+        endings: Counter[str] = Counter()
+        for summary in self._summaries():
+            self._conclude(summary, doubt)
+            if summary.requested:
+                endings[summary.ending.removeprefix("coordination.") or "open"] += 1
+        return self.findings.report(
+            self._source,
+            first_sequence=self._intake.first,
+            last_sequence=self.position,
+            records=self._records,
+            events=self._events,
+            signatures=self._intake.signatures,
+            registry_events=self.registry.events,
+            registry_digest=self.registry.keyring.digest.hex(),
+            coordinations=endings.total(),
+            endings=dict(sorted(endings.items())),
+            rejections=dict(sorted(self._rejections.items())),
+            ending=self._ending(single),
+        )
+
+    def _summaries(self) -> Iterator[_Summary]:
+        yield from self._forgotten.values()
+        for case in self._cases.values():
+            yield self._summary(case)
+
+    def _registry_doubt(self) -> str:
+        """Report what is missing from the registry; what that leaves open, or an empty string."""
+        gaps = self.registry.chains.gaps() if self._registry_gaps else []
+        for gap in gaps:
+            self.findings.add(gap_finding(gap, REGISTRY, self.registry.past))
+        broken = any(each.code in _UNREPRODUCED for s in self._summaries() for each in s.held)
+        suspects = self._registry_forgeries if gaps or broken else []
+        for suspect in suspects:
+            self.findings.add(damaged(suspect, REGISTRY))
+        if gaps or suspects or not self._registry_gaps:
+            return "events of the registry are missing"
+        return ""
+
+    def _conclude(self, summary: _Summary, doubt: str) -> None:
+        for finding in summary.omissions:
+            self.findings.add(finding)
+        doubt = self._doubt(summary) or doubt
+        for finding in summary.held:
+            accuses = bool(finding.culprit) and finding.code not in _CERTAIN
+            self.findings.add(in_doubt(finding, doubt) if doubt and accuses else finding)
+
+    def _doubt(self, summary: _Summary) -> str:
+        """What could explain a finding about the coordination other than somebody's fault."""
+        missing = [each.message for each in summary.omissions if each.severity != "warning"]
+        if missing:
+            return missing[0]
+        codes = {each.code for each in summary.held}
+        holes = self._intake.holes
+        if codes & _UNREPRODUCED:
+            return "events of the registry are missing"
+        if any(last >= summary.first for _, last in holes):
+            return "records of that stretch of the log are missing or out of order"
+        return ""
+
+    def _ending(self, id: str) -> Ending | None:
+        case = self._cases.get(id)
+        return ending_of(case.fold.terminal) if case is not None else None
+
+
+_UNREPRODUCED = frozenset({"snapshot_mismatch", "registry_incomplete"})
+"""Findings about a registry that is not the one the coordinator saw."""
+
+_CERTAIN = frozenset({"wrong_certificates", "two_endings"})
+"""Findings that nothing missing could explain."""
+
+
+def _is_placed(record: Record) -> bool:
+    return record.subject.count(".") >= 4
+
+
+def _ignore(finding: Finding) -> None:
+    """The finding was reported when the event was first read."""

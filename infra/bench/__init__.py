@@ -1,0 +1,1 @@
+"""Benchmarks: rates as ratios against the bare alternative, measured in one run on one machine."""

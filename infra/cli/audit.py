@@ -1,0 +1,152 @@
+"""``mabeam audit``."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .invocation import Invocation, as_json, pass_invocation, print_json
+
+if TYPE_CHECKING:
+    from ...core.audit.findings import Report
+    from ...core.bus.jetstream import JetStreamTransport
+    from ...core.log import EventLog
+
+FAILED = 3
+MAX_SHOWN = 20
+
+
+@click.group("audit")
+def audit_command() -> None:
+    """Verify decisions from the log, a bundle or the mirror."""
+
+
+@audit_command.command()
+@click.argument("coordination", required=False)
+@click.option("--all", "whole_log", is_flag=True, help="The whole log.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="A file from 'coord export'.")
+@click.option("--root-key", "--root", "root_key", help="Root public key: hex, or a file.")
+@click.option(
+    "--source",
+    type=click.Choice(["log", "mirror"]),
+    default="log",
+    show_default=True,
+    help="Read the log itself, or its mirror in SQL.",
+)
+@as_json
+@pass_invocation
+def verify(
+    invocation: Invocation,
+    coordination: str | None,
+    whole_log: bool,
+    bundle: Path | None,
+    root_key: str | None,
+    source: str,
+    as_json: bool,
+) -> int:
+    """Compute everything again: signatures, chains, registry, openings, outcomes.
+
+    Ends with 0 if nothing is wrong and nothing is missing, else with 3.
+    """
+    from ...core.errors import UsageError
+
+    if sum((coordination is not None, whole_log, bundle is not None)) != 1:
+        raise UsageError(
+            "say what to verify: a coordination, --bundle FILE, or --all",
+            hint="For instance: mabeam audit verify --all",
+        )
+    root = _root_key(invocation, root_key)
+    if bundle is not None:
+        from ...core.audit.bundle_audit import verify_bundle
+        from ...protocols import PROTOCOLS
+
+        report = verify_bundle(bundle, root, PROTOCOLS)
+    elif source == "mirror":
+        report = _verify_mirror(invocation, coordination, root)
+    else:
+
+        async def work(transport: JetStreamTransport) -> Report:
+            return await _verify_log(transport.log, coordination, root)
+
+        report = invocation.with_transport(None, work)
+    if as_json:
+        print_json(report)
+    else:
+        _show(report)
+    return 0 if report.clean else FAILED
+
+
+def _root_key(invocation: Invocation, given: str | None) -> bytes:
+    from ...core.errors import UsageError
+    from ..home import read_public_key
+
+    if given is not None:
+        return read_public_key(given)
+    if not invocation.home.exists:
+        raise UsageError(
+            "which root key? There is no deployment here",
+            hint="Give --root-key HEX or --root-key root.pub.",
+        )
+    return invocation.home.root_public_key()
+
+
+def _verify_mirror(invocation: Invocation, coordination: str | None, root: bytes) -> Report:
+    from ...projections.database import check_schema
+    from ...projections.sql_log import SqlLog
+    from ..sql_reading import open_for_reading
+
+    with open_for_reading(invocation.database_url) as engine:
+        check_schema(engine)
+        return asyncio.run(_verify_log(SqlLog(engine), coordination, root))
+
+
+async def _verify_log(log: EventLog, coordination: str | None, root: bytes) -> Report:
+    from concurrent.futures import ThreadPoolExecutor
+
+    from ...core.audit.verify import audit_coordination, audit_log
+    from ...protocols import PROTOCOLS
+
+    with ThreadPoolExecutor(2) as pool:
+        if coordination is not None:
+            return await audit_coordination(log, coordination, root, PROTOCOLS, pool=pool)
+        head = (await log.head()).sequence
+        if not sys.stderr.isatty():
+            return await audit_log(log, root, PROTOCOLS, pool=pool)
+        from rich.console import Console
+        from rich.progress import Progress
+
+        with Progress(console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("verifying", total=head)
+            return await audit_log(
+                log,
+                root,
+                PROTOCOLS,
+                pool=pool,
+                progress=lambda position: progress.update(task, completed=position),
+            )
+
+
+def _show(report: Report) -> None:
+    verdict = "clean" if report.clean else "incomplete" if report.ok else "FAILED"
+    click.echo(
+        f"{verdict}: {report.records} records, {report.signatures} signatures, "
+        f"{report.coordinations} coordinations ({report.source})"
+    )
+    if report.endings:
+        click.echo(", ".join(f"{number} {name}" for name, number in report.endings.items()))
+    if report.rejections:
+        listed = ", ".join(f"{number} {reason}" for reason, number in report.rejections.items())
+        click.echo(f"records without effect: {listed}")
+    shown = sorted(report.findings, key=lambda finding: finding.severity == "warning")
+    for finding in shown[:MAX_SHOWN]:
+        where = f" at {finding.sequence}" if finding.sequence else ""
+        culprit = f"; at fault: {finding.culprit}" if finding.culprit else ""
+        rule = f" ({finding.rule})" if finding.rule else ""
+        text = f"{finding.severity} {finding.code}{rule}{where}: {finding.message}{culprit}"
+        click.echo("".join(c if c.isprintable() else " " for c in text))
+    if len(shown) > MAX_SHOWN:
+        click.echo(f"… and {len(shown) - MAX_SHOWN} more; see --json")

@@ -1,0 +1,165 @@
+"""``mabeam coord``: asking for coordinations and ending them; reading is in ``coord_reading``."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .coord_reading import export, replay, show, watch
+from .invocation import Invocation, as_id, as_json, pass_invocation, print_json, print_table
+
+if TYPE_CHECKING:
+    from ...core.bus.jetstream import JetStreamTransport
+    from ...core.client import Client, Decision
+
+_COLUMNS = ("coordination", "protocol", "status", "decision", "requester", "coordinator", "term")
+
+
+@click.group("coord")
+def coord_command() -> None:
+    """Start, see, follow, explain, export and cancel coordinations."""
+
+
+for _command in (show, watch, replay, export):
+    coord_command.add_command(_command)
+
+
+@coord_command.command()
+@click.argument("protocol")
+@click.option("-p", "--participants", multiple=True, metavar="A,B=WEIGHT,…", help="Who takes part.")
+@click.option("--capability", multiple=True, help="Choose healthy agents with this capability.")
+@click.option("--at-least", type=int, default=1, show_default=True, help="Fewest agents chosen.")
+@click.option("--at-most", type=int, default=1000, show_default=True, help="Most agents chosen.")
+@click.option("-s", "--set", "assignments", multiple=True, metavar="NAME=VALUE", help="Parameter.")
+@click.option("--config", "config_file", metavar="FILE", help="Parameters as JSON; - for stdin.")
+@click.option("--id", "id", help="Id of the coordination (random by default).")
+@click.option("--timeout-ms", type=int, help="Overall time-out.")
+@click.option("--fault-tolerance", help="low_fault, medium_fault, high_fault or any_fault.")
+@click.option("--topic", help="Topic under which accuracy is kept.")
+@click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the outcome.")
+@as_id
+@as_json
+@pass_invocation
+def start(
+    invocation: Invocation,
+    protocol: str,
+    participants: tuple[str, ...],
+    capability: tuple[str, ...],
+    at_least: int,
+    at_most: int,
+    assignments: tuple[str, ...],
+    config_file: str | None,
+    wait: bool,
+    as_id: str | None,
+    as_json: bool,
+    id: str | None,
+    **options: Any,
+) -> None:
+    """Ask for a coordination: mabeam coord start simple_consensus -p a,b,c -s proposal=merge
+
+    Parameter values are JSON, or plain text where they are not. Ends with 1 if the coordination
+    fails, and prints the failure.
+    """
+    from ...core.errors import UsageError
+    from ...core.kernel_events import CapabilityQuery
+    from ..requesting import parameters_of, participants_of
+
+    if bool(participants) == bool(capability):
+        raise UsageError(
+            "name the participants, or a capability that chooses them",
+            hint="For instance: -p pathologist-1,pathologist-2 or --capability diagnosis.",
+        )
+    invitees = participants_of(participants)
+    query = CapabilityQuery(capability, at_least, at_most) if capability else None
+    parameters = parameters_of(config_file, assignments)
+    given = {name: value for name, value in options.items() if value is not None}
+
+    async def work(client: Client) -> tuple[str, Decision | None]:
+        name = await client.request(
+            protocol, parameters, invitees, query=query, coordination=id, **given
+        )
+        if not as_json and sys.stderr.isatty():
+            click.echo(f"asked for {name}", err=True)
+        return name, await client.result(name) if wait else None
+
+    name, decision = invocation.with_client(as_id, work)
+    if as_json:
+        print_json(_document(name, decision))
+    elif decision is None:
+        click.echo(name)
+    else:
+        outcome = decision.outcome
+        click.echo(f"{name}: {outcome.get('decision', outcome.get('result'))}")
+
+
+def _document(name: str, decision: Decision | None) -> dict[str, Any]:
+    if decision is None:
+        return {"coordination": name}
+    return {
+        "coordination": name,
+        "outcome": decision.outcome,
+        "opened_sequence": decision.opened.sequence,
+        "terminal_sequence": decision.terminal.sequence,
+    }
+
+
+@coord_command.command()
+@click.argument("coordination")
+@click.option("--reason", default="", help="Why; goes into the log.")
+@as_id
+@pass_invocation
+def cancel(invocation: Invocation, coordination: str, reason: str, as_id: str | None) -> None:
+    """Ask for COORDINATION to be cancelled; its coordinator decides whether it still can be."""
+
+    async def work(client: Client) -> None:
+        await client.cancel(coordination, reason)
+
+    invocation.with_client(as_id, work)
+    click.echo(f"asked to cancel {coordination}")
+
+
+@coord_command.command("ls")
+@click.option("--from-log", is_flag=True, help="Fold the whole log, verified, not SQL.")
+@click.option("--status", help="Only those that stand so (open, decided, failed, cancelled …).")
+@click.option("--limit", type=click.IntRange(1), default=50, show_default=True)
+@as_json
+@pass_invocation
+def list_coordinations(
+    invocation: Invocation, from_log: bool, status: str | None, limit: int, as_json: bool
+) -> None:
+    """List coordinations, the newest first."""
+    rows = _from_log(invocation) if from_log else _from_sql(invocation)
+    if status is not None:
+        rows = [row for row in rows if _has_status(row, status)]
+    rows = rows[:limit]
+    if as_json:
+        print_json(rows)
+    else:
+        print_table(_COLUMNS, [[row[name] for name in _COLUMNS] for row in rows])
+
+
+def _has_status(row: dict[str, Any], status: str) -> bool:
+    if status == "open":
+        return row["status"] not in ("decided", "failed", "cancelled")
+    return bool(row["status"] == status)
+
+
+def _from_sql(invocation: Invocation) -> list[dict[str, Any]]:
+    from ..sql_reading import rows_of
+
+    columns = ", ".join((*_COLUMNS, "requested_sequence", "requested_at"))
+    return rows_of(
+        invocation.database_url,
+        f"SELECT {columns} FROM coordination ORDER BY requested_sequence DESC",
+    )
+
+
+def _from_log(invocation: Invocation) -> list[dict[str, Any]]:
+    from ..log_folding import coordinations_of
+
+    async def work(transport: JetStreamTransport) -> list[dict[str, Any]]:
+        return await coordinations_of(transport.log, invocation.home.root_public_key())
+
+    return invocation.with_transport(None, work)

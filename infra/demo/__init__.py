@@ -1,0 +1,1 @@
+"""The demonstration: five models vote on biopsies while their processes are killed."""
