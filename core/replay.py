@@ -1,8 +1,8 @@
 """Replay: the fold of a whole log, shared by projector and auditor.
 
-Records go in batches through admission (signatures on a thread pool), then one by one, in log order,
-into the registry or their coordination. Memory is bounded: the least recently touched coordinations
-are forgotten and restored from history when another event of theirs arrives.
+Records go in batches through admission (signatures on a thread pool), then one by one, in log
+order, into the registry or their coordination. Memory is bounded: the least recently touched
+coordinations are forgotten and restored from history when another event of theirs arrives.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ way, because everything that counts is in the log or in the journal.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -79,6 +80,7 @@ class Daemon:
         )
         self._stopping: signal.Signals | None = None
         self._working: asyncio.Task[None] | None = None
+        self._handing_over: asyncio.Task[None] | None = None
         self._fields = {"daemon": service.kind, "member": wiring.id}
 
     def run(self) -> int:
@@ -93,7 +95,12 @@ class Daemon:
         configure(self._config)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._live())
-        return 130 if self._stopping is signal.SIGINT else 0
+            status = 130 if self._stopping is signal.SIGINT else 0
+            if self._handing_over is not None:
+                # A handler that still runs in a thread cannot be stopped; do not wait for it.
+                logging.shutdown()
+                os._exit(status)
+        return status
 
     async def _live(self) -> None:
         loop = asyncio.get_running_loop()

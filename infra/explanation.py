@@ -1,4 +1,4 @@
-"""A coordination in words: who asked, who coordinated, who said what, who was silent, what came out."""
+"""A coordination in words: who asked, who coordinated, who said what, and what came of it."""
 
 from __future__ import annotations
 
@@ -103,13 +103,14 @@ def explain(coordination: str, steps: Sequence[Step]) -> Explanation:
     counted = [step for step in steps if step.verdict == IN_FORCE]
     request = _first(counted, "coordination.requested")
     opened = _first(counted, "coordination.opened")
+    known = opened or request
     ending = next((step for step in counted if step.type in _ENDINGS), None)
     members = opened.content["participants"] if opened else []
     names = {member["agent_id"] for member in members}
     content = ending.content if ending else None
     return Explanation(
         coordination,
-        (opened or request).content["protocol"] if (opened or request) else "unknown",
+        known.content["protocol"] if known else "unknown",
         steps[-1].phase,
         request.author if request else "unknown",
         _at(request.stored_ns) if request else "",

@@ -41,9 +41,7 @@ class HealthServer:
         metrics: the text of ``/metrics``.
     """
 
-    def __init__(
-        self, host: str, port: int, checks: Checks, metrics: Callable[[], bytes]
-    ) -> None:
+    def __init__(self, host: str, port: int, checks: Checks, metrics: Callable[[], bytes]) -> None:
         self.host = host
         self.port = port
         self._checks = checks

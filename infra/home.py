@@ -1,14 +1,14 @@
 """The deployment directory: where keys, certificates, state and the local server live.
 
-    mabeam.toml            settings
-    root.pub               the operator's root public key, hex
-    root.key               its secret (mode 0600); only where members are admitted
-    keys/<id>.key          event and connection keys of an id (mode 0600)
-    members/<id>.json      what is public about an id: node, roles, nkey, certificate
-    nats/                  server.conf generated from members/, the local server's store and log
-    state/<id>/journal     what the id has signed once
-    logs/<id>.log          output of local daemons
-    mabeam.db              projections, unless another database is configured
+mabeam.toml            settings
+root.pub               the operator's root public key, hex
+root.key               its secret (mode 0600); only where members are admitted
+keys/<id>.key          event and connection keys of an id (mode 0600)
+members/<id>.json      what is public about an id: node, roles, nkey, certificate
+nats/                  server.conf generated from members/, the local server's store and log
+state/<id>/journal     what the id has signed once
+logs/<id>.log          output of local daemons
+mabeam.db              projections, unless another database is configured
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from pathlib import Path
 
 import msgspec
 
-from ..core.bus.nkey import encode_user_seed
 from ..core.bus.server_config import Member as ServerMember
 from ..core.bus.server_config import ServerSettings, server_config
 from ..core.errors import ConfigError, KeyFileError, NotFoundError
-from ..core.identity import KeyPair, Role, Secrets, check_public_key, read_secrets, write_secrets
+from ..core.identity import KeyPair, Role, Secrets, read_secrets, write_secrets
 from ..core.names import ROOT_AUTHOR, AgentId, check_id
-from . import config
+from .config import Config, Settings, load, write
+from .key_material import generate_secrets, read_public_key
 
 HOME_VARIABLE = "MABEAM_HOME"
 DEFAULT_HOME = Path(".mabeam")
@@ -132,15 +132,15 @@ class Home:
                 hint="Create one with 'mabeam init', try 'mabeam dev', or give --home DIRECTORY.",
             )
 
-    def settings(self, **options: object) -> config.Settings:
+    def settings(self, **options: object) -> Settings:
         """The configuration; ``options`` are the command line's."""
-        return config.load(self.config_path, options=options)
+        return load(self.config_path, options=options)
 
-    def config(self, **options: object) -> config.Config:
+    def config(self, **options: object) -> Config:
         """Values of :meth:`settings`."""
         return self.settings(**options).config
 
-    def database_url(self, settings: config.Config) -> str:
+    def database_url(self, settings: Config) -> str:
         """SQLAlchemy address of the projections."""
         return settings.database or f"sqlite:///{self.path / 'mabeam.db'}"
 
@@ -247,52 +247,11 @@ class Home:
                 f"there is a deployment in {self.path} already", hint="Choose another --home."
             )
         self.path.mkdir(parents=True, exist_ok=True)
-        config.write(self.config_path, settings)
+        write(self.config_path, settings)
         root = KeyPair.generate()
         write_secrets(self.root_key_path, Secrets(ROOT_AUTHOR, root.seed.hex()))
         self.root_public_path.write_text(root.public_key.hex() + "\n")
         return root
-
-
-def generate_secrets(id: str) -> Secrets:
-    """Fresh event and connection keys."""
-    connection = KeyPair.generate()
-    return Secrets(check_id(id), KeyPair.generate().seed.hex(), encode_user_seed(connection.seed))
-
-
-def nkey_of(secrets: Secrets) -> str:
-    """Public NATS key (``U…``) of an id's connection."""
-    import nkeys
-
-    if not secrets.nkey_seed:
-        raise KeyFileError(f"the key file of {secrets.id!r} holds no connection key")
-    try:
-        return str(nkeys.from_seed(secrets.nkey_seed.encode()).public_key.decode())
-    except (nkeys.NkeysError, ValueError) as error:
-        raise KeyFileError(f"the connection key of {secrets.id!r} is damaged: {error}") from None
-
-
-def read_public_key(source: Path | str) -> bytes:
-    """A root public key from its file or from 64 hex digits.
-
-    Raises:
-        KeyFileError: missing or damaged.
-    """
-    text = str(source)
-    if isinstance(source, Path) or len(text) != 64:
-        try:
-            text = Path(source).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise KeyFileError(
-                f"cannot read the root public key {source}: {error}",
-                hint="Give 64 hex digits or the path of a root.pub file.",
-            ) from None
-    try:
-        key = bytes.fromhex(text)
-    except ValueError:
-        raise KeyFileError(f"{source} does not hold a public key in hex") from None
-    check_public_key(key)
-    return key
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -300,5 +259,3 @@ def replace_file(path: Path, content: bytes) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}")
     scratch.write_bytes(content)
     scratch.replace(path)
-
-

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from ..core.bus.jetstream import JetStreamTransport
 from ..core.client import Client
 from ..core.errors import MabeamError, NotFoundError
 from ..core.identity import Role
+from .blocking import run_blocking
 from .child_process import ChildProcess
 from .embedded_server import free_port
 from .health_address import ask, health_address_path, read_health_address
@@ -40,25 +40,6 @@ class DaemonError(MabeamError):
     """A daemon ended or did not become ready in time; the message quotes its log."""
 
     code = "daemon"
-
-
-def run_blocking(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine to its end from synchronous code, whether or not a loop runs above it."""
-    results: list[Result] = []
-    failures: list[BaseException] = []
-
-    def target() -> None:
-        try:
-            results.append(asyncio.run(work))
-        except BaseException as error:  # handed to the caller below
-            failures.append(error)
-
-    thread = threading.Thread(target=target, name="mabeam-local")
-    thread.start()
-    thread.join()
-    if failures:
-        raise failures[0]
-    return results[0]
 
 
 class LocalDeployment:

@@ -1,7 +1,7 @@
 """Log output: JSON lines for machines, one readable line for people at a terminal.
 
-The message of a record is a constant event name; everything variable is in ``extra`` fields, so that
-lines can be searched and counted.
+The message of a record is a constant event name; everything variable is in ``extra`` fields, so
+that lines can be searched and counted.
 """
 
 from __future__ import annotations

@@ -33,7 +33,8 @@ from ..core.telemetry import NoTelemetry
 from ..core.transport import Transport
 from ..protocols import PROTOCOLS
 from .config import Config
-from .home import OPERATOR, Home, Member, generate_secrets, nkey_of
+from .home import OPERATOR, Home, Member
+from .key_material import generate_secrets, nkey_of
 
 RegistryBody = AgentAdmitted | AgentKeyRotated | AgentRevoked
 
@@ -88,9 +89,7 @@ def enrol(home: Home, applicant: Applicant, *, serial: int = 1) -> Member:
     return member
 
 
-async def admit(
-    home: Home, transport: Transport, applicants: Sequence[Applicant]
-) -> list[Member]:
+async def admit(home: Home, transport: Transport, applicants: Sequence[Applicant]) -> list[Member]:
     """Make ids known: keys, certificates, public files and ``agent.admitted`` events.
 
     The server's configuration is regenerated; have the server read it again before they connect.

@@ -11,11 +11,12 @@ from typing import TypeVar
 from prometheus_client import (
     CollectorRegistry,
     Counter,
-    GCCollector,
     Gauge,
+    GCCollector,
     Histogram,
     PlatformCollector,
     ProcessCollector,
+    disable_created_metrics,
     generate_latest,
 )
 from prometheus_client.core import CounterMetricFamily
@@ -25,6 +26,8 @@ from ..core.bus.counters import Counters
 from ..core.telemetry import logger
 
 _log = logger("telemetry")
+
+disable_created_metrics()  # type: ignore[no-untyped-call]
 
 Metric = TypeVar("Metric", Counter, Gauge, Histogram)
 
@@ -133,9 +136,7 @@ class PrometheusTelemetry:
             self.count("protocols_started", protocol=protocol)
         elif name in ("mabeam.protocol.completed", "mabeam.protocol.failed"):
             self.count("protocol_completions", protocol=protocol, result=metadata["result"])
-            self.observe(
-                "protocol_duration", measurements["duration_us"] / 1e6, protocol=protocol
-            )
+            self.observe("protocol_duration", measurements["duration_us"] / 1e6, protocol=protocol)
         elif name == "mabeam.consensus.achieved":
             self.count("consensus_achieved", protocol=protocol)
         elif name == "mabeam.auction.completed":
@@ -170,9 +171,7 @@ def _bounded(labels: Mapping[str, str]) -> tuple[str, ...]:
     return tuple(name for name in sorted(labels) if name not in _UNBOUNDED_LABELS)
 
 
-def _child(
-    metric: Metric, names: Sequence[str], labels: Mapping[str, str]
-) -> Metric:
+def _child(metric: Metric, names: Sequence[str], labels: Mapping[str, str]) -> Metric:
     if not names:
         return metric
     return metric.labels(*(labels.get(name, "unknown") for name in names))

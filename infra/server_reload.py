@@ -1,4 +1,4 @@
-"""Having the local server read its generated configuration again, from any process on this machine."""
+"""Having the local server read its generated configuration again, from any process here."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def reload_server(home: Home) -> bool:
 
 
 def _server_pid(home: Home) -> int | None:
-    """Process id of the home's server, if that process is one that uses the home's configuration."""
+    """Process id of the local server, if that process really uses the home's configuration."""
     try:
         pid = int(home.server_pid_path.read_text())
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What daemons do: the agent's and the coordinator's host, kept running whatever the server does."""
+"""What daemons do: the hosts of agents and coordinators, kept running whatever happens."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def check_exists(url: str) -> None:
     if not url.startswith("sqlite"):
         return
     path = make_url(url).database
-    if path and path != ":memory:" and not Path(path).exists():
+    if path and not path.startswith(("file:", ":memory:")) and not Path(path).exists():
         raise NotFoundError(
             f"there is no database {path}",
             hint="Run 'mabeam db upgrade', then a projector; or read the log with --from-log.",

@@ -1,4 +1,4 @@
-"""Migrations of the schema that outlives rebuilds: mirror, positions, generations, and ``event``."""
+"""Migrations of the schema that outlives rebuilds: mirror, positions and generations."""
 
 from __future__ import annotations
 

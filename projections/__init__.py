@@ -1,1 +1,1 @@
-"""Read models in SQL: the mirror of the log, tables folded from it, and the projector that writes them."""
+"""Read models in SQL: the mirror of the log, the tables folded from it, and who writes them."""

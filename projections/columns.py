@@ -1,7 +1,8 @@
 """Columns of the SQL schema: a few types that mean the same on SQLite and PostgreSQL.
 
 Text compares by code point on both databases, so that rows sorted by key have one order. Text that
-agents chose goes through :func:`clean_text`: PostgreSQL stores neither NUL nor half a surrogate pair.
+agents chose goes through :func:`clean_text`: PostgreSQL stores neither NUL nor half a surrogate
+pair.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def integer(name: str, comment: str, **options: Any) -> Column[Any]:
 
 
 def time_ns(name: str, comment: str, **options: Any) -> Column[Any]:
-    """Nanoseconds since 1970; named ``…_ns``, and the public views add ``…_at`` as readable text."""
+    """Nanoseconds since 1970, named ``…_ns``; the public views add ``…_at`` as readable text."""
     return _column(name, INTEGER, comment, options, time=True)
 
 

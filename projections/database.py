@@ -66,7 +66,8 @@ def open_database(url: str, *, access: Access = "write") -> Engine:
     """An engine with the settings every part of mabeam relies on; connects lazily.
 
     A lost commit is repeated from the log, and a position never outlives its rows. Hence SQLite
-    runs with a write-ahead log and ``synchronous=NORMAL``, PostgreSQL with ``synchronous_commit=off``.
+    runs with a write-ahead log and ``synchronous=NORMAL``, PostgreSQL with
+    ``synchronous_commit=off``.
 
     Args:
         url: ``sqlite:///FILE`` or ``postgresql+psycopg://…``.
@@ -108,7 +109,9 @@ def _configure_sqlite(engine: Engine, access: Access) -> None:
         if access == "read":
             connection.execute("PRAGMA query_only=ON")
         else:
+            connection.execute("PRAGMA page_size=16384")
             connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA cache_size=-65536")
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA wal_autocheckpoint=8000")
 

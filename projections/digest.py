@@ -1,7 +1,7 @@
 """Content digests of read models: equal content has equal digests on every database.
 
-The digest of a table is SHA-256 over its rows, sorted by primary key, each encoded as a msgpack array
-of its values in the order of the columns.
+The digest of a table is SHA-256 over its rows, sorted by primary key, each encoded as a msgpack
+array of its values in the order of the columns.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ async def check_position(position: Position, log: EventLog) -> None:
     """Refuse to continue if the log is not the one that was projected so far.
 
     Raises:
-        SequenceGapError: another log, one that is shorter than what was projected, or one that holds
+        SequenceGapError: another log, one that is shorter than what was projected, or one that
+        holds
             something else at the position. Nothing is ever skipped.
         LogUnavailableError: the log cannot be reached.
     """
@@ -84,7 +85,7 @@ class Follower:
         return (await self._log.head()).sequence - self.position
 
     async def caught_up(self, sequence: int) -> None:
-        """Return once ``sequence`` is committed; raises what ended :meth:`run`, if that comes first."""
+        """Return once ``sequence`` is committed; raises what ended :meth:`run` before that."""
         async with self._changed:
             await self._changed.wait_for(
                 lambda: self.position >= sequence or self._ended is not None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import Connection, select
 from sqlalchemy.sql import ColumnElement
 
 from ..core.admission import Rejection, reject
@@ -23,7 +24,6 @@ from .writing import any_of, listed
 READ_BATCH = 1000
 """Rows read at a time."""
 
-MirrorRow = Row[tuple[int, int, str, bytes]]
 _RECORD_COLUMNS = (
     event_mirror.c.sequence,
     event_mirror.c.stored_ns,
@@ -64,9 +64,9 @@ def mirror_row(verdict: Verdict) -> projection.Row:
     )
 
 
-def record_of(row: MirrorRow) -> Record:
-    """The record a mirror row was made from."""
-    return Record(row.sequence, row.stored_ns, row.subject, row.wire)
+def record_of(row: Sequence[Any]) -> Record:
+    """The record of a row that starts with sequence, storage time, subject and bytes."""
+    return Record(*row[:4])
 
 
 def read_records(
@@ -125,7 +125,7 @@ def _admitted(
         (listed(connection, names), upto),
     )
     for row in rows:
-        yield replay.admission.recall(Record(*row))
+        yield replay.admission.recall(record_of(row))
 
 
 def refold(connection: Connection, replay: Replay, after: int, upto: int) -> list[Verdict]:

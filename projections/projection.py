@@ -1,7 +1,8 @@
 """What a read model is: one table, a version, and a pure function from folded records to rows.
 
-Rows are functions of the fold alone, never of other rows, so a projection needs no queries and gives
-the same content however the log is cut into batches. It keeps its content in one of three ways:
+Rows are functions of the fold alone, never of other rows, so a projection needs no queries and
+gives the same content however the log is cut into batches. It keeps its content in one of three
+ways:
 
 ======== ==========================================================================================
 append   one row per record, never touched again but by the projection's own amendment

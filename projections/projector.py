@@ -1,9 +1,9 @@
 """The projector: from stored records to the mirror and the read models, exactly once.
 
 Records are prepared (decoded, signatures under way) one batch ahead of the batch that is folded and
-written, so that signatures are checked while rows are. A batch is one transaction: mirror rows, read
-models and position together, or nothing. Whatever goes wrong stops the projector: its fold is then
-ahead of the database, and a new one continues from there.
+written, so that signatures are checked while rows are. A batch is one transaction: mirror rows,
+read models and position together, or nothing. Whatever goes wrong stops the projector: its fold is
+then ahead of the database, and a new one continues from there.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ def verification_pool(workers: int) -> Executor:
 
     Folding keeps the interpreter lock busy, so threads would wait for it after every signature;
     processes do not. They ignore interrupts and end with the pool or with this process. The program
-    must be importable (``if __name__ == "__main__"``), because each worker starts a new interpreter.
+    must be importable (``if __name__ == "__main__"``), because each worker starts a new
+    interpreter.
 
     Args:
         workers: processes, at least 1; more than there are cores is of no use.

@@ -1,7 +1,8 @@
 """The public SQL surface: one view per read model, and ``event`` over the mirror.
 
-A view shows every column of its table, times also as text (``…_at``), and JSON as ``jsonb`` where the
-database has it, so that ``column ->> 'name'`` works everywhere. Views stay while generations change.
+A view shows every column of its table, times also as text (``…_at``), and JSON as ``jsonb`` where
+the database has it, so that ``column ->> 'name'`` works everywhere. Views stay while generations
+change.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ vote = Table(
     text("status", "counted, void (the author equivocated), or the reason it was rejected for."),
     text("failure", "Why the agent's own code gave no answer.", nullable=True),
     text("rationale_digest", "SHA-256 of a rationale kept elsewhere, hex.", nullable=True),
-    comment="Every vote whose signature is good, whether it counts or not. The tally of a ballot is "
-    "the weight of its counted votes.",
+    comment="Every vote whose signature is good, whether it counts or not. The tally of a ballot "
+    "is the weight of its counted votes.",
 )
 
 

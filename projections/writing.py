@@ -1,7 +1,7 @@
 """Writing rows fast: the one place where SQLite and PostgreSQL differ.
 
-Rows go to SQLite by ``executemany`` of a fixed statement and to PostgreSQL by binary ``COPY``. Rows of
-a scope are replaced by deleting the scope first, so both only ever need plain inserts.
+Rows go to SQLite by ``executemany`` of a fixed statement and to PostgreSQL by binary ``COPY``. Rows
+of a scope are replaced by deleting the scope first, so both only ever need plain inserts.
 """
 
 from __future__ import annotations

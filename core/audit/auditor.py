@@ -7,10 +7,8 @@ and read again, with all checks, when another event of theirs arrives.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor
-
-import msgspec
 
 from ..admission import DEFAULT_CLOCK_SKEW_MS, Admission, Rejection
 from ..errors import PeerProtocolError
@@ -19,24 +17,14 @@ from ..log import Record
 from ..machine import LogEvent, Protocols
 from ..names import REGISTRY
 from .case import Case
-from .findings import Ending, Finding, Findings, Report, ending_of, in_doubt
+from .doubt import Summary, is_unreproduced, resolve
+from .findings import Ending, Finding, Findings, Report, ending_of
 from .intake import Intake, Scope
 from .omissions import MAX_FORGED_KEPT, Forged, damaged, forged, gap_finding
 from .registry import RegistryHistory
 
 DEFAULT_CAPACITY = 10_000
 MAX_EVENTS_KEPT = 500_000
-
-
-class _Summary(msgspec.Struct, frozen=True):
-    """What remains of a coordination that is not in memory."""
-
-    first: int
-    digest: bytes
-    requested: bool
-    ending: str
-    omissions: tuple[Finding, ...] = ()
-    held: tuple[Finding, ...] = ()
 
 
 class Auditor:
@@ -79,7 +67,7 @@ class Auditor:
         self._capacity = capacity
         self._max_events = max_events
         self._cases: OrderedDict[str, Case] = OrderedDict()
-        self._forgotten: dict[str, _Summary] = {}
+        self._forgotten: dict[str, Summary] = {}
         self._registry_forgeries: list[Forged] = []
         self._kept = 0
         self._records = 0
@@ -95,8 +83,7 @@ class Auditor:
 
     def forgotten(self, records: Iterable[Record]) -> list[str]:
         """Coordinations these records belong to that must be restored before they are fed."""
-        names = {record.subject.split(".", 4)[3] for record in records if _is_placed(record)}
-        return sorted(names & self._forgotten.keys())
+        return sorted({_coordination_of(record) for record in records} & self._forgotten.keys())
 
     def restore(self, id: str, records: Iterable[Record]) -> None:
         """Read a forgotten coordination again; later records than :attr:`position` are ignored."""
@@ -128,7 +115,7 @@ class Auditor:
         """
         for record, result in self._intake.read(records, pool):
             self._records += 1
-            name = record.subject.split(".", 4)[3] if _is_placed(record) else ""
+            name = _coordination_of(record)
             case = self._case(name) if name and name != REGISTRY else None
             if case is not None:
                 case.note(record)
@@ -142,9 +129,9 @@ class Auditor:
         self._rejections[rejection.reason] += 1
         if case is not None:
             case.refuse(record, rejection)
+        elif not rejection.proven and len(self._registry_forgeries) < MAX_FORGED_KEPT:
+            self._registry_forgeries.append(forged(record, rejection))
         if not rejection.proven:
-            if case is None and len(self._registry_forgeries) < MAX_FORGED_KEPT:
-                self._registry_forgeries.append(forged(record, rejection))
             self.findings.add(
                 Finding(
                     "warning",
@@ -207,9 +194,9 @@ class Auditor:
             if case.events:
                 self._forgotten[id] = self._summary(case)
 
-    def _summary(self, case: Case) -> _Summary:
+    def _summary(self, case: Case) -> Summary:
         whole = self._scope == "log" and not self._intake.holes
-        return _Summary(
+        return Summary(
             case.first,
             case.digest,
             case.fold.request is not None,
@@ -234,10 +221,12 @@ class Auditor:
         if head is not None and self.position < head:
             message = f"the log ends at {self.position}, but reached {head} before"
             self.damaged("truncated_log", message)
-        doubt = self._registry_doubt()
+        summaries = [*self._forgotten.values(), *map(self._summary, self._cases.values())]
+        doubt = self._registry_doubt(summaries)
         endings: Counter[str] = Counter()
-        for summary in self._summaries():
-            self._conclude(summary, doubt)
+        for summary in summaries:
+            for finding in resolve(summary, self._intake.holes, doubt):
+                self.findings.add(finding)
             if summary.requested:
                 endings[summary.ending.removeprefix("coordination.") or "open"] += 1
         return self.findings.report(
@@ -255,43 +244,17 @@ class Auditor:
             ending=self._ending(single),
         )
 
-    def _summaries(self) -> Iterator[_Summary]:
-        yield from self._forgotten.values()
-        for case in self._cases.values():
-            yield self._summary(case)
-
-    def _registry_doubt(self) -> str:
+    def _registry_doubt(self, summaries: list[Summary]) -> str:
         """Report what is missing from the registry; what that leaves open, or an empty string."""
         gaps = self.registry.chains.gaps() if self._registry_gaps else []
         for gap in gaps:
             self.findings.add(gap_finding(gap, REGISTRY, self.registry.past))
-        broken = any(each.code in _UNREPRODUCED for s in self._summaries() for each in s.held)
-        suspects = self._registry_forgeries if gaps or broken else []
+        broken = gaps or any(map(is_unreproduced, summaries))
+        suspects = self._registry_forgeries if broken else []
         for suspect in suspects:
             self.findings.add(damaged(suspect, REGISTRY))
         if gaps or suspects or not self._registry_gaps:
             return "events of the registry are missing"
-        return ""
-
-    def _conclude(self, summary: _Summary, doubt: str) -> None:
-        for finding in summary.omissions:
-            self.findings.add(finding)
-        doubt = self._doubt(summary) or doubt
-        for finding in summary.held:
-            accuses = bool(finding.culprit) and finding.code not in _CERTAIN
-            self.findings.add(in_doubt(finding, doubt) if doubt and accuses else finding)
-
-    def _doubt(self, summary: _Summary) -> str:
-        """What could explain a finding about the coordination other than somebody's fault."""
-        missing = [each.message for each in summary.omissions if each.severity != "warning"]
-        if missing:
-            return missing[0]
-        codes = {each.code for each in summary.held}
-        holes = self._intake.holes
-        if codes & _UNREPRODUCED:
-            return "events of the registry are missing"
-        if any(last >= summary.first for _, last in holes):
-            return "records of that stretch of the log are missing or out of order"
         return ""
 
     def _ending(self, id: str) -> Ending | None:
@@ -299,15 +262,10 @@ class Auditor:
         return ending_of(case.fold.terminal) if case is not None else None
 
 
-_UNREPRODUCED = frozenset({"snapshot_mismatch", "registry_incomplete"})
-"""Findings about a registry that is not the one the coordinator saw."""
-
-_CERTAIN = frozenset({"wrong_certificates", "two_endings"})
-"""Findings that nothing missing could explain."""
-
-
-def _is_placed(record: Record) -> bool:
-    return record.subject.count(".") >= 4
+def _coordination_of(record: Record) -> str:
+    """The coordination a record is stored under, or an empty string."""
+    tokens = record.subject.split(".", 4)
+    return tokens[3] if len(tokens) == 5 else ""
 
 
 def _ignore(finding: Finding) -> None:

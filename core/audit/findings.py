@@ -202,19 +202,6 @@ def convict(
     )
 
 
-def in_doubt(finding: Finding, doubt: str) -> Finding:
-    """The same finding where something is missing that could explain it: nobody is accused."""
-    return msgspec.structs.replace(
-        finding,
-        severity="incomplete",
-        message=f"{finding.message}; not provable, because {doubt}",
-        culprit="",
-        rule="",
-        proof_ids=(),
-        proof=(),
-    )
-
-
 def ending_of(terminal: LogEvent | None) -> Ending | None:
     """Summary of a terminal event."""
     if terminal is None:

@@ -8,6 +8,7 @@ matches, nothing was left out.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import lru_cache
 
 from ..author import encode_body
 from ..errors import VerificationError
@@ -127,7 +128,7 @@ def _certificate_problems(
     certificates: dict[str, Certificate] = {}
     for wire in opened.certificates:
         try:
-            certificate = verify_certificate(wire, root_public_key)
+            certificate = _verified(wire, root_public_key)
         except VerificationError as error:
             yield str(error)
             continue
@@ -150,6 +151,12 @@ def _certificate_problems(
         signer is None or signer.key_id != event.event.header.key_id
     ):
         yield f"no certificate of the key with which {event.author!r} signed"
+
+
+@lru_cache(maxsize=4096)
+def _verified(wire: bytes, root_public_key: bytes) -> Certificate:
+    """Openings embed the same certificates again and again."""
+    return verify_certificate(wire, root_public_key)
 
 
 def check_refused(

@@ -18,7 +18,7 @@ What makes an audit fail (``wrong``):
 * ``snapshot_mismatch``, ``order_mismatch``: it saw another registry, or counted the same events
   in another order; the log may be at fault, so nobody is accused;
 * ``not_intended``, ``false_notice``: a coordinator's act its machine did not intend, a verdict
-  the fold did not give.
+  the fold did not give; likewise acts that the fold refuses with evidence (``wrong_tally``).
 
 What leaves it open (``incomplete``): ``chain_gap``, ``missing_event``, ``missing_request``,
 ``registry_incomplete``, ``snapshot_unavailable``, ``history_missing``, ``unknown_protocol``,
@@ -26,10 +26,11 @@ What leaves it open (``incomplete``): ``chain_gap``, ``missing_event``, ``missin
 finding that would accuse somebody becomes ``incomplete`` where missing records could explain it:
 absence is never evidence (EVI-2).
 
-What is contained (``warning``): equivocators with their proofs (E1, E7) and accepted evidence,
-forged records without effect, deadlines early by the signer's clock (COM-7), snapshots overtaken
-by a revocation, failures and answers that only the coordinator can know. Records without effect
-are no failure: they are counted by reason. A coordination without an ending is counted as open.
+What is contained (``warning``): equivocators with their proofs (E1, E7), accepted evidence and
+chains that name a predecessor which is not there (``broken_chain``), forged records without
+effect, deadlines early by the signer's clock (COM-7), snapshots overtaken by a revocation,
+failures and answers that only the coordinator can know. Records without effect are no failure:
+they are counted by reason. A coordination without an ending is counted as open.
 
 What no audit of a log can show: that the log's operator delayed or dropped a record that nothing
 else names (``operator_order``), or cut off a tail that no known head reaches.

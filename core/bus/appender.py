@@ -52,6 +52,7 @@ class Appender:
         self._queued = 0
         self._alone = 0
         self._groups = 0
+        self._starting = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._room = asyncio.Event()
         self._closed = False
@@ -65,7 +66,7 @@ class Appender:
             await self._room.wait()
         if self._closed:
             raise LogUnavailableError("the connection is closed")
-        if not self._queue and self._alone < ALONE:
+        if not (self._queue or self._starting) and self._alone < ALONE:
             self._alone += 1
             result = await self._send_alone(messages)
         else:
@@ -101,7 +102,14 @@ class Appender:
             self._room.set()
 
     def _start(self, run: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(run)
+        """Run in the background; until it has begun to send, nothing may overtake it."""
+
+        async def begin() -> None:
+            self._starting -= 1
+            await run
+
+        self._starting += 1
+        task = asyncio.create_task(begin())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -52,18 +52,15 @@ class BatchSender:
         """
         batch = header("Nats-Batch-Id", secrets.token_hex(16))
         *rest, final = messages
-        if rest:
-            await self._connection.send(
-                b"".join(
-                    publish_frame(
-                        message.subject,
-                        "",
-                        b"%s%sNats-Batch-Sequence: %d\r\n" % (message.headers, batch, number),
-                        message.wire,
-                    )
-                    for number, message in enumerate(rest, 1)
-                )
+        frames = b"".join(
+            publish_frame(
+                message.subject,
+                "",
+                b"%s%sNats-Batch-Sequence: %d\r\n" % (message.headers, batch, number),
+                message.wire,
             )
+            for number, message in enumerate(rest, 1)
+        )
         last = len(messages)
         commit = b"%s%sNats-Batch-Sequence: %d\r\nNats-Batch-Commit: 1\r\n"
         reply = await self._pipeline.request(
@@ -72,6 +69,7 @@ class BatchSender:
             commit % (final.headers, batch, last),
             budget_s=ATTEMPT_S,
             resend=False,
+            before=frames,
         )
         ack = decode_ack(reply.data)
         if ack.error is not None:

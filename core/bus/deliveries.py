@@ -129,3 +129,6 @@ async def deliveries(
             yield JetStreamDelivery(connection, message, ack_wait_s, settled)
     finally:
         await pull.close()
+        for message in arrived:  # delivered but not handed out: another reader may have it now
+            with contextlib.suppress(LogUnavailableError):
+                await connection.publish(message.reply, b"-NAK")

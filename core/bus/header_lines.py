@@ -1,7 +1,7 @@
 """A NATS client that reads message headers at a tenth of the cost.
 
-nats-py 2.16 looks at every character of every header name for white space. A republished event carries
-eight headers and coordinators read thousands of events a second, so this was their largest cost.
+nats-py 2.16 looks at every character of every header name for white space. A republished event
+carries eight headers and coordinators read thousands of events a second: it was their largest cost.
 """
 
 from __future__ import annotations

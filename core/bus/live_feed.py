@@ -69,7 +69,7 @@ class LiveFeed:
         Raises:
             PermissionRefusedError: the connection may not subscribe to the feed.
         """
-        if not self._records and not self.doubtful:
+        if not (self._records or self._overflowed or self.doubtful):
             self._wake.clear()
             await self._wake.wait()
         if self._subscription.refused is not None:

@@ -12,6 +12,7 @@ from nats.aio.msg import Msg
 
 from ..errors import LogUnavailableError, PermissionRefusedError
 from .connection import Connection
+from .frames import publish_frame
 from .wire import status_of
 
 WINDOW = 1000
@@ -27,7 +28,17 @@ LONGEST_PAUSE_S = 0.5
 
 
 class _Request:
-    __slots__ = ("due", "expires", "future", "headers", "pause", "payload", "resend", "subject")
+    __slots__ = (
+        "before",
+        "due",
+        "expires",
+        "future",
+        "headers",
+        "pause",
+        "payload",
+        "resend",
+        "subject",
+    )
 
     def __init__(
         self,
@@ -37,6 +48,7 @@ class _Request:
         future: asyncio.Future[Msg],
         expires: float,
         resend: bool,
+        before: bytes,
     ) -> None:
         self.subject = subject
         self.payload = payload
@@ -44,6 +56,7 @@ class _Request:
         self.future = future
         self.expires = expires
         self.resend = resend
+        self.before = before
         self.due = 0.0
         self.pause = FIRST_PAUSE_S
 
@@ -94,6 +107,7 @@ class Pipeline:
         *,
         budget_s: float = BUDGET_S,
         resend: bool = True,
+        before: bytes = b"",
     ) -> Msg:
         """Send a message and return its reply.
 
@@ -103,6 +117,7 @@ class Pipeline:
             headers: block of header lines.
             budget_s: how long to try.
             resend: whether the message may be sent more than once.
+            before: frames to be sent right before the message, with nothing in between.
 
         Raises:
             PermissionRefusedError: the connection may not publish on ``subject``.
@@ -123,7 +138,7 @@ class Pipeline:
         self._token = token = self._token + 1
         future: asyncio.Future[Msg] = loop.create_future()
         expires = loop.time() + budget_s
-        request = _Request(subject, payload, headers, future, expires, resend)
+        request = _Request(subject, payload, headers, future, expires, resend, before)
         self._pending[token] = request
         if self._timer is None:
             self._timer = loop.call_later(SWEEP_S, self._sweep)
@@ -138,9 +153,9 @@ class Pipeline:
     async def _send(self, token: int, request: _Request) -> None:
         request.due = min(asyncio.get_running_loop().time() + ATTEMPT_S, request.expires)
         try:
-            await self._connection.publish(
-                request.subject, request.payload, f"{self._inbox}.{token}", request.headers
-            )
+            reply = f"{self._inbox}.{token}"
+            frame = publish_frame(request.subject, reply, request.headers, request.payload)
+            await self._connection.send(request.before + frame if request.before else frame)
         except LogUnavailableError as error:
             if not request.resend:
                 _fail(request, error)

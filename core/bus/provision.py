@@ -25,7 +25,7 @@ HEADER_ALLOWANCE_BYTES = 4096
 
 SECOND_NS = 10**9
 PRESENCE_MAX_BYTES = 64 * 1024 * 1024
-WORK_MAX_BYTES = 4 * 1024**3
+WORK_MAX_BYTES = 512 * 1024 * 1024
 
 _info_decoder = msgspec.json.Decoder(StreamInfo)
 

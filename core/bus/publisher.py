@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 
@@ -19,7 +20,7 @@ from ..names import control_filter
 from .counters import Counters
 from .frames import header
 from .lookup import Lookup
-from .pipeline import Pipeline
+from .pipeline import BUDGET_S, FIRST_PAUSE_S, LONGEST_PAUSE_S, Pipeline
 from .step import subject_of
 from .wire import CONFLICT_CODES, FULL_CODES, ApiError, PubAck
 
@@ -117,12 +118,17 @@ class Publisher:
 
     async def _duplicate(self, message: Outgoing, sequence: int) -> Appended:
         """Believe in a duplicate only after seeing it: anybody may have used the id first."""
-        stored = await self._lookup.at(sequence)
-        if stored is not None and stored.wire == message.wire:
+        expires = asyncio.get_running_loop().time() + BUDGET_S
+        pause = FIRST_PAUSE_S
+        while (stored := await self._lookup.at(sequence)) is None:
+            # A replica that lags behind the leader; only agents and clients read from one.
+            if asyncio.get_running_loop().time() + pause > expires:
+                raise LogUnavailableError(f"event {sequence} is acknowledged but cannot be read")
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE_S)
+        if stored.wire == message.wire:
             self._counters.duplicates += 1
             return Appended(sequence, duplicate=True)
-        if stored is None:
-            raise LogUnavailableError(f"event {sequence} was acknowledged but cannot be read yet")
         raise AppendRefusedError(
             f"the Nats-Msg-Id of the event on {message.subject} is taken by {stored.subject}",
             hint="Somebody copied the id of an event that was not stored; sign it anew.",

@@ -1,8 +1,8 @@
 """The coordinator host: shares the requests with its peers and runs one session per coordination.
 
 It follows the whole log, so every session sees a complete, contiguous sequence; what happened to a
-coordination before the session began is read from the log, because a coordination whose beginning is
-not known (votes stored before the request, a second request for an old one) would be folded wrong.
+coordination before the session began is read from the log, because one whose beginning is not known
+(votes stored before the request, a second request for an old one) would be folded wrong.
 """
 
 from __future__ import annotations
@@ -166,7 +166,14 @@ class CoordinatorHost:
     async def _begin(self, session: Session) -> None:
         """Give the session what the log holds of its coordination so far."""
         session.hold()
-        session.release(await self.transport.log.read(session.coordination.id))
+        history = await self.transport.log.read(session.coordination.id)
+        if history and history[-1].sequence > self.position:
+            # The feed is behind, so authors of these may have been admitted beyond it.
+            await self.registry.load(self.transport.log)
+        session.release(history)
+        delivered = session.delivery.record.sequence
+        if session.coordination.request is None and session.position >= delivered:
+            session.dismiss()
         session.advance()
 
     async def _answer(self, session: Session) -> None:

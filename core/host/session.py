@@ -372,6 +372,12 @@ class Session:
         self._author.forget(self.coordination.id)
         self.done.set()
 
+    def dismiss(self) -> None:
+        """End the session for good: the delivered request was rejected, there is nothing to do."""
+        _log.warning("request_rejected", extra=self._fields())
+        self._close()
+        self.finished = True
+
     def stop(self) -> None:
         """End the session, unless it is over; another coordinator goes on."""
         if self.done.is_set():

@@ -28,7 +28,7 @@ _COLUMNS = (
     "health",
     "capabilities",
     "model_type",
-    "revoked",
+    "status",
 )
 
 
@@ -134,7 +134,7 @@ def _row(registry: RegistryView, id: str) -> dict[str, Any]:
         "health": agent.health if registered else None,
         "capabilities": list(registered.capabilities) if registered else None,
         "model_type": registered.model_type if registered else None,
-        "revoked": keyring.current(id) is None,
+        "status": "revoked" if keyring.current(id) is None else "active",
     }
 
 

@@ -82,7 +82,7 @@ def verify(
 
 def _root_key(invocation: Invocation, given: str | None) -> bytes:
     from ...core.errors import UsageError
-    from ..home import read_public_key
+    from ..key_material import read_public_key
 
     if given is not None:
         return read_public_key(given)

@@ -22,7 +22,10 @@ def show(invocation: Invocation, origin: bool, as_json: bool) -> None:
     values = {name: getattr(settings.config, name) for name in settings.origin}
     if as_json:
         print_json(
-            {name: {"value": value, "origin": settings.origin[name]} for name, value in values.items()}
+            {
+                name: {"value": value, "origin": settings.origin[name]}
+                for name, value in values.items()
+            }
             if origin
             else values
         )

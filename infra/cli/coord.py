@@ -44,6 +44,7 @@ for _command in (show, watch, replay, export):
 @pass_invocation
 def start(
     invocation: Invocation,
+    /,
     protocol: str,
     participants: tuple[str, ...],
     capability: tuple[str, ...],

@@ -15,7 +15,7 @@ from .invocation import Invocation, as_json, pass_invocation, print_json
 @click.option("--replicas", type=click.Choice(["1", "3", "5"]), help="Copies of every message.")
 @as_json
 @pass_invocation
-def init_command(invocation: Invocation, as_json: bool, **options: Any) -> None:
+def init_command(invocation: Invocation, /, as_json: bool, **options: Any) -> None:
     """Create a deployment directory: root key, operator key, settings.
 
     Start nats-server with the generated nats/server.conf, then run 'mabeam log provision'.

@@ -73,9 +73,7 @@ class Invocation:
 
         return asyncio.run(connected())
 
-    def with_client(
-        self, id: str | None, work: Callable[[Client], Awaitable[Result]]
-    ) -> Result:
+    def with_client(self, id: str | None, work: Callable[[Client], Awaitable[Result]]) -> Result:
         """Do something as a client (the home's first, unless an id is given)."""
 
         async def connected() -> Result:

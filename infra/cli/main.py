@@ -60,7 +60,7 @@ INTERRUPTED = 130
 @click.option("--debug", is_flag=True, help="Show the traceback of unexpected errors.")
 @click.version_option(package_name="mabeam")
 @click.pass_context
-def mabeam(context: click.Context, home: Path | None, debug: bool, **settings: Any) -> None:
+def mabeam(context: click.Context, /, home: Path | None, debug: bool, **settings: Any) -> None:
     """Agents decide together, and everybody can prove how."""
     from .invocation import Invocation
 

@@ -21,7 +21,7 @@ AGENTS: dict[str, type[Pathologist]] = {
     "stump": Stump,
 }
 COORDINATORS = ("coordinator-1", "coordinator-2")
-PROJECTOR = "projector"
+PROJECTOR = "projector-1"
 CLIENT = "clinic"
 VICTIM = "forest"
 LEASE_MS = 3_000

@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 import signal
 import tempfile
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
 
-from ...core.bus.jetstream import JetStreamTransport
 from ...core.errors import UsageError
-from ...projections.database import open_database
 from ..local import LocalDeployment
-from . import queries, report
-from .committee import AGENTS, Committee
-from .data import Biopsy, held_out_biopsies
-from .evaluation import (
-    Checks,
-    Document,
-    agents_table,
-    check_audits,
-    check_takeover,
-    check_terminals,
-    check_twice,
-    check_votes,
-    committee_row,
-)
+from . import report
 from .narrator import Narrator
-from .proof import DemoError, Run, flip_one_byte, run_command
-from .queries import Answer, Query
-from .voting import Verdict
 
-CAUGHT_UP_TIMEOUT_S = 30.0
 INTERRUPTED = 130
 MIN_BIOPSIES = 4
 """With fewer, nothing would be left to decide when the coordinator is killed."""
-_TERMINALS = (".coordination_decided.", ".coordination_failed.", ".coordination_cancelled.")
 
 
 def run(home: Path | None, *, biopsies: int = 40, keep: bool = False, json: bool = False) -> int:
@@ -57,25 +36,32 @@ def run(home: Path | None, *, biopsies: int = 40, keep: bool = False, json: bool
         0, 1 if a check failed, 130 if interrupted.
 
     Raises:
-        UsageError: too few biopsies, or more than there are.
+        UsageError: scikit-learn is missing, too few biopsies, or more than there are.
         MabeamError: the deployment could not be started or asked.
     """
+    if find_spec("sklearn") is None:
+        raise UsageError("the demo needs scikit-learn", hint="Run: pip install 'mabeam[ml]'")
     if biopsies < MIN_BIOPSIES:
         raise UsageError(f"{biopsies} biopsies are too few", hint=f"At least {MIN_BIOPSIES}.")
+    from .data import held_out_biopsies
+    from .demonstration import demonstrate
+
     cases = held_out_biopsies(biopsies)
     narrator = Narrator(json=json)
     with _directory(home, keep) as directory, _terminable():
         try:
             with LocalDeployment(directory) as deployment:
-                document = _demonstrate(deployment, cases, narrator)
+                document = demonstrate(deployment, cases, narrator)
         except KeyboardInterrupt:
-            narrator.end()
             narrator.say("interrupted; every process has ended")
             return INTERRUPTED
     kept = home is not None or keep
     document |= {"elapsed_s": round(narrator.elapsed_s, 1), "home": str(directory), "kept": kept}
     if json:
         print(msgspec.json.format(msgspec.json.encode(document)).decode())
+        for check in document["checks"]:
+            if not check["ok"]:
+                narrator.alarm(f"FAILED: {check['check']}: {check['found']}")
     else:
         report.show(narrator, document)
         report.show_ending(narrator, document)
@@ -106,108 +92,3 @@ def _terminable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _demonstrate(
-    deployment: LocalDeployment, cases: Sequence[Biopsy], narrator: Narrator
-) -> Document:
-    committee = Committee(deployment, narrator)
-    committee.start()
-    narrator.begin("biopsies decided", len(cases))
-    try:
-        verdicts = asyncio.run(committee.hear(cases))
-    finally:
-        narrator.end()
-    committee.close_session()
-    narrator.say("agents and coordinators stopped; now the proof")
-    names = [verdict.coordination for verdict in verdicts]
-    in_log, head = deployment.operate(lambda transport: _terminals(transport, names))
-    checks = Checks()
-    document = _evaluate(deployment, verdicts, in_log, head, checks)
-    document |= {"kills": committee.kills}
-    document |= _prove(deployment.home.path, names[0], checks)
-    return {"ok": checks.ok, "checks": checks.results} | document
-
-
-async def _terminals(
-    transport: JetStreamTransport, names: Sequence[str]
-) -> tuple[dict[str, int], int]:
-    """Terminal events that the log holds of each coordination, and the log's last position."""
-    found = {}
-    for name in names:
-        subjects = [record.subject for record in await transport.log.read(name)]
-        found[name] = sum(any(kind in each for kind in _TERMINALS) for each in subjects)
-    return found, (await transport.log.head()).sequence
-
-
-def _evaluate(
-    deployment: LocalDeployment,
-    verdicts: Sequence[Verdict],
-    in_log: dict[str, int],
-    head: int,
-    checks: Checks,
-) -> Document:
-    engine = open_database(deployment.home.database_url(deployment.home.config()), access="read")
-    try:
-        deadline = time.monotonic() + CAUGHT_UP_TIMEOUT_S
-        while queries.ask(engine, queries.MIRRORED).rows[0][0] < head:
-            if time.monotonic() > deadline:
-                raise DemoError(f"the projector did not reach position {head} of the log in time")
-            time.sleep(0.05)
-        agents = queries.ask(engine, queries.AGENTS)
-        coordinators = queries.ask(engine, queries.COORDINATORS)
-        terminals = queries.ask(engine, queries.TERMINALS)
-        twice = queries.ask(engine, queries.TWICE)
-    finally:
-        engine.dispose()
-    table = agents_table(verdicts, {id: model.model_type for id, model in AGENTS.items()})
-    check_votes(checks, table, agents)
-    check_terminals(checks, len(verdicts), terminals, in_log)
-    taken_over = check_takeover(checks, coordinators)
-    check_twice(checks, twice)
-    return {
-        "biopsies": len(verdicts),
-        "agents": table,
-        "committee": committee_row(verdicts),
-        "taken_over": taken_over,
-        "queries": [_query_document(each) for each in (agents, coordinators)],
-    }
-
-
-def _query_document(answer: Answer) -> Document:
-    query: Query = answer.query
-    return {
-        "title": query.title,
-        "sql": query.sql,
-        "columns": answer.columns,
-        "rows": answer.rows,
-    }
-
-
-def _prove(home: Path, coordination: str, checks: Checks) -> Document:
-    bundle, forged = home / "biopsy.bundle", home / "forged.bundle"
-    log = run_command(home, "audit", "verify", "--all")
-    run_command(home, "coord", "export", coordination, "--out", bundle)
-    root = home / "root.pub"
-    clean = run_command(None, "audit", "verify", "--bundle", bundle, "--root-key", root)
-    offset = flip_one_byte(bundle, forged)
-    failed = run_command(None, "audit", "verify", "--bundle", forged, "--root-key", root)
-    check_audits(checks, log, clean, failed)
-    figures = log.document
-    return {
-        "audits": [
-            _audit_document(
-                log,
-                f"{figures['records']} records, {figures['signatures']} signatures, "
-                f"{figures['coordinations']} coordinations, nothing wrong, nothing missing",
-            ),
-            _audit_document(clean, f"coordination {coordination} recomputed, nothing wrong"),
-            _audit_document(failed, f"byte {offset} was flipped"),
-        ]
-    }
-
-
-def _audit_document(run: Run, clean: str) -> Document:
-    found = run.divergence()
-    summary = found if found else clean
-    return {"command": run.command, "exit_code": run.exit_code, "summary": summary}

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from rich.box import SIMPLE_HEAVY
 from rich.table import Table
 
 from .evaluation import Document
 from .narrator import Narrator
 
 NEXT_COMMANDS = (
-    "db query 'SELECT * FROM coordination LIMIT 3'",
-    "audit verify --bundle {bundle}",
-    "dev",
+    "mabeam --home {home} db query 'SELECT agent, status, count(*) FROM vote GROUP BY 1, 2'",
+    "mabeam audit verify --bundle {home}/biopsy.bundle --root-key {home}/root.pub",
+    "mabeam --home {home} dev",
 )
 """The first two need no server; the last starts one again on the same log."""
 
@@ -38,27 +39,28 @@ def show(narrator: Narrator, document: Document) -> None:
 def _show_agents(narrator: Narrator, document: Document) -> None:
     narrator.heading(f"{document['biopsies']} biopsies that no model had seen")
     names = ("agent", "model", "votes", "correct", "accuracy", "abstained", "silent")
-    rows = [[_percent(row[name]) for name in names] for row in document["agents"]]
-    committee = document["committee"]
-    total = [
-        *("committee", "majority", committee["decided"], committee["correct"]),
-        *(_percent(committee["accuracy"]), "", ""),
+    rows = [
+        [_percent(row[name]) if name == "accuracy" else row[name] for name in names]
+        for row in document["agents"]
     ]
+    votes = document["committee"]
+    accuracy = _percent(votes["accuracy"])
+    total = ["committee", "majority", votes["decided"], votes["correct"], accuracy, "", ""]
     narrator.show(_table(names, rows, total))
 
 
-def _percent(value: Any) -> Any:
-    return f"{value:.1%}" if isinstance(value, float) else value
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{share:.1%}"
 
 
 def _table(
     columns: Sequence[str], rows: Iterable[Sequence[Any]], total: Sequence[Any] | None = None
 ) -> Table:
-    table = Table(show_edge=False)
+    table = Table(show_edge=False, box=SIMPLE_HEAVY)
     filled = [*rows, *([total] if total else [])]
     for place, column in enumerate(columns):
-        numbers = all(isinstance(row[place], int) for row in filled)
-        table.add_column(column, justify="right" if numbers else "left", no_wrap=True)
+        words = any(str(row[place])[:1].isalpha() for row in filled)
+        table.add_column(column, justify="left" if words else "right", no_wrap=True)
     for row in filled[: -1 if total else None]:
         table.add_row(*map(str, row))
     if total:
@@ -77,4 +79,4 @@ def show_ending(narrator: Narrator, document: Document) -> None:
     home = document["home"]
     narrator.show(f"Everything is in {home}. Next:")
     for command in NEXT_COMMANDS:
-        narrator.show(f"  mabeam --home {home} {command.format(**document)}")
+        narrator.show(f"  {command.format(home=home)}")

@@ -13,9 +13,11 @@ from ...core.errors import LogUnavailableError
 from ...core.kernel_events import CoordinationDecided, CoordinationFailed, OutcomeReported
 from ...core.log import Submission
 from ...core.machine import LogEvent
+from ..services import leading_error
 from .data import Biopsy
+from .proof import DemoError
 
-MAX_IN_FLIGHT = 10
+MAX_IN_FLIGHT = 8
 VOTE_TIMEOUT_MS = 3_000
 PATIENCE_S = 60.0
 """Bound of one coordination, takeover included; reached only when something is broken."""
@@ -79,14 +81,17 @@ class Hearing:
 
         Raises:
             CoordinationFailedError: a coordination failed or was cancelled.
-            TimeoutError: one got no terminal event.
+            DemoError: one got no terminal event in time.
         """
         # At least four rounds, so that something is always in progress when something happens.
         places = asyncio.Semaphore(max(1, min(MAX_IN_FLIGHT, len(biopsies) // 4)))
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._happen(incidents))
-            for biopsy in biopsies:
-                group.create_task(self._put_to_vote(biopsy, places))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._happen(incidents))
+                for biopsy in biopsies:
+                    group.create_task(self._put_to_vote(biopsy, places))
+        except BaseExceptionGroup as failures:
+            raise leading_error(failures) from failures
 
     async def busiest_coordinator(self) -> str:
         """Who holds the most coordinations in progress; waits until somebody holds one."""
@@ -102,27 +107,30 @@ class Hearing:
             await incident.act()
 
     async def _put_to_vote(self, biopsy: Biopsy, places: asyncio.Semaphore) -> None:
-        async with places, asyncio.timeout(PATIENCE_S):
-            name = await self._client.request(
-                "simple_consensus",
-                {
-                    "proposal": {
-                        "question": "Is this biopsy malignant?",
-                        "biopsy": biopsy.name,
-                        "features": list(biopsy.features),
-                    },
-                    "rule": "majority",
-                    # Hear everybody who speaks in time, even when the majority is clear: the
-                    # report compares the agents. Silence ends with the ballot.
-                    "early_exit": False,
-                    "vote_timeout_ms": VOTE_TIMEOUT_MS,
-                },
-                self._agents,
-                topic="biopsy",
-            )
-            self.verdicts.append(await self._follow(biopsy, name))
+        async with places:
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    self.verdicts.append(await self._follow(biopsy, await self._request(biopsy)))
+            except TimeoutError:
+                raise DemoError(f"{biopsy.name} got no decision within {PATIENCE_S:g} s") from None
         self._on_decided(len(self.verdicts))
         self._move()
+
+    async def _request(self, biopsy: Biopsy) -> str:
+        proposal = {
+            "question": "Is this biopsy malignant?",
+            "biopsy": biopsy.name,
+            "features": list(biopsy.features),
+        }
+        config = {
+            "proposal": proposal,
+            "rule": "majority",
+            # Hear everybody who speaks in time, even when the majority is clear: the report
+            # compares the agents. Silence ends with the ballot.
+            "early_exit": False,
+            "vote_timeout_ms": VOTE_TIMEOUT_MS,
+        }
+        return await self._client.request("simple_consensus", config, self._agents, topic="biopsy")
 
     async def _follow(self, biopsy: Biopsy, name: str) -> Verdict:
         votes: dict[str, str] = {}

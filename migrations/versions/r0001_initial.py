@@ -151,7 +151,8 @@ def upgrade() -> None:
             nullable=False,
             comment="SHA-256 of that record's stored bytes, hex; empty before the first.",
         ),
-        comment="How far each generation has come; committed with its rows. The live one's position is also the mirror's.",
+        comment="How far each generation has come; committed with its rows. "
+        "The live one's position is also the mirror's.",
     )
 
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Generic, TypeVar
 
 import pytest
 from nacl.bindings import crypto_sign_seed_keypair
@@ -35,6 +36,7 @@ ROLES: dict[str, Role] = {
 SEEDS = {name: sha256(name.encode()) for name in ROLES}
 SECRET_KEY = crypto_sign_seed_keypair(bytes(32))[1]
 
+D = TypeVar("D", bound=Delivery)
 Open = Callable[[str], Awaitable[Transport]]
 
 
@@ -94,18 +96,18 @@ def request_event(number: int) -> Submission:
     return Submission(sign_event(header, body, SECRET_KEY), "req", "n1")
 
 
-class Taker:
+class Taker(Generic[D]):
     """Collects deliveries in the background and leaves them unanswered."""
 
-    def __init__(self, deliveries: AsyncIterator[Delivery]) -> None:
-        self.taken: list[Delivery] = []
+    def __init__(self, deliveries: AsyncIterator[D]) -> None:
+        self.taken: list[D] = []
         self._task = asyncio.create_task(self._take(deliveries))
 
-    async def _take(self, deliveries: AsyncIterator[Delivery]) -> None:
+    async def _take(self, deliveries: AsyncIterator[D]) -> None:
         async for delivery in deliveries:
             self.taken.append(delivery)
 
-    async def has(self, count: int) -> Delivery:
+    async def has(self, count: int) -> D:
         """The last of ``count`` deliveries, once they are there."""
         await wait_until_async(lambda: len(self.taken) >= count)
         return self.taken[count - 1]
@@ -160,7 +162,7 @@ class TestRequests:
 
     async def test_progress_keeps_a_request(self, transport_of: Open) -> None:
         client, coordinator = await transport_of("client"), await transport_of("coord")
-        holder, rival = Taker(coordinator.requests(1)), Taker(coordinator.requests(0 + 1))
+        holder, rival = Taker(coordinator.requests(1)), Taker(coordinator.requests(1))
         await client.log.append(request_event(0))
         await wait_until_async(lambda: bool(holder.taken or rival.taken))
         held = (holder.taken + rival.taken)[0]
@@ -215,7 +217,7 @@ class TestInvitations:
         await coordinator.invite("n1", "bob", "c1", b"for bob")
         for name, taker in inboxes.items():
             delivery = await taker.has(1)
-            assert getattr(delivery, "payload") == f"for {name}".encode()  # noqa: B009
+            assert delivery.payload == f"for {name}".encode()
             await delivery.ack()
             await taker.stop()
             assert len(taker.taken) == 1
@@ -268,21 +270,24 @@ class TestInvitations:
 class TestHeartbeats:
     async def test_last_known_first_then_live(self, transport_of: Open) -> None:
         coordinator = await transport_of("coord")
-        agents = {name: await transport_of(name) for name in ("ann", "bob")}
-        seen: dict[tuple[str, str], bytes] = {}
+        ann, bob = await transport_of("ann"), await transport_of("bob")
+        early: dict[tuple[str, str], bytes] = {}
+        late: dict[tuple[str, str], bytes] = {}
 
-        async def watch() -> None:
+        async def watch(seen: dict[tuple[str, str], bytes]) -> None:
             async for node, agent, payload in coordinator.heartbeats():
                 seen[node, agent] = payload
 
-        await agents["ann"].beat("n1", "ann", b"1")
-        await agents["ann"].beat("n1", "ann", b"2")
-        task = asyncio.create_task(watch())
-        await wait_until_async(lambda: seen.get(("n1", "ann")) == b"2")
-        await agents["bob"].beat("n1", "bob", b"3")
-        await wait_until_async(lambda: seen.get(("n1", "bob")) == b"3")
-        await agents["ann"].beat("n1", "ann", b"4")
-        await wait_until_async(lambda: seen.get(("n1", "ann")) == b"4")
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
-        assert len(seen) == 2
+        tasks = [asyncio.create_task(watch(early))]
+        await ann.beat("n1", "ann", b"1")
+        await ann.beat("n1", "ann", b"2")
+        await bob.beat("n1", "bob", b"3")
+        known = {("n1", "ann"): b"2", ("n1", "bob"): b"3"}
+        await wait_until_async(lambda: early == known)
+        tasks.append(asyncio.create_task(watch(late)))
+        await wait_until_async(lambda: late == known)
+        await ann.beat("n1", "ann", b"4")
+        await wait_until_async(lambda: early[("n1", "ann")] == late[("n1", "ann")] == b"4")
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -26,7 +26,7 @@ from mabeam.core.kernel_events import (
     Invitee,
 )
 from mabeam.core.log import Record
-from mabeam.core.machine import After, Append, Intent
+from mabeam.core.machine import After, Append, Intent, Protocols
 from mabeam.core.names import REGISTRY, ROOT_AUTHOR, EventClass, event_subject
 from mabeam.core.opening import OpeningError, open_request
 from mabeam.core.replay import Replay
@@ -48,12 +48,13 @@ def key_of(name: str) -> KeyPair:
 class AuditLog:
     """A log with a root key; the clock advances one millisecond per event."""
 
-    def __init__(self, *, root: KeyPair | None = None) -> None:
+    def __init__(self, *, root: KeyPair | None = None, protocols: Protocols = PROTOCOLS) -> None:
+        self.protocols = protocols
         self.root = root or key_of(ROOT_AUTHOR)
         self.now_ns = START_NS
         self.records: list[Record] = []
         self.certificates: dict[str, bytes] = {}
-        self.replay = Replay(self.root.public_key, PROTOCOLS)
+        self.replay = Replay(self.root.public_key, protocols)
         self._authors = {ROOT_AUTHOR: Author(ROOT_AUTHOR, NODE, self.root, lambda: self.now_ns)}
         self._serial = 0
 
@@ -168,7 +169,7 @@ class AuditLog:
         """What it has to be opened with now."""
         request = self.fold(coordination).request
         assert request is not None
-        return open_request(request, self.replay.keyring, coordinator, PROTOCOLS)
+        return open_request(request, self.replay.keyring, coordinator, self.protocols)
 
     def open(
         self,

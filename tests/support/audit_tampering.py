@@ -13,13 +13,12 @@ from mabeam.core.audit.verify import audit_records
 from mabeam.core.kernel_events import CoordinationDecided
 from mabeam.core.log import Record
 from mabeam.core.machine import Append
-from mabeam.protocols import PROTOCOLS
 
 
 def audit(log: AuditLog, records: Iterable[Record] | None = None, **options: Any) -> Report:
     """Audit a log, or other records under its root key."""
     chosen = log.records if records is None else records
-    return audit_records(chosen, log.root.public_key, PROTOCOLS, **options)
+    return audit_records(chosen, log.root.public_key, log.protocols, **options)
 
 
 def first(report: Report) -> Finding:

@@ -22,7 +22,7 @@ from mabeam.core.log import Submission
 from mabeam.core.memory_transport import MemoryBroker, MemoryTransport
 from mabeam.core.names import REGISTRY, ROOT_AUTHOR
 from mabeam.core.telemetry import NoTelemetry, Telemetry
-from mabeam.core.transport import Transport
+from mabeam.core.transport import RequestDelivery, Transport
 from mabeam.protocols import PROTOCOLS
 
 NODE = "n1"
@@ -102,6 +102,21 @@ class Deployment:
         task.cancel()
         await asyncio.wait({task})
 
+    def hand(self, host: CoordinatorHost, delivery: RequestDelivery) -> asyncio.Task[None]:
+        """Deliver a request to a coordinator past the queue."""
+
+        async def coordinate() -> None:
+            await host._ready.wait()
+            await host._coordinate(delivery)
+
+        task = asyncio.create_task(coordinate())
+        self._tasks.append(task)
+        return task
+
+    async def finished(self, host: CoordinatorHost | ParticipantHost) -> None:
+        """Wait until a drained host has ended."""
+        await asyncio.wait_for(self._running.pop(host), 10)
+
     async def coordinator(
         self, id: str, *, capacity: int = 256, telemetry: Telemetry | None = None
     ) -> CoordinatorHost:
@@ -126,6 +141,7 @@ class Deployment:
         *,
         controller: str = "ops",
         telemetry: Telemetry | None = None,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> ParticipantHost:
         """Admit and run an agent; returns once it is registered."""
         if id not in self.keys:
@@ -140,6 +156,7 @@ class Deployment:
             view,
             Journal(self.directory / f"{id}.journal", id, key.key_id),
             telemetry or NoTelemetry(),
+            clock_ns,
         )
         task = self.start(host)
         registered = asyncio.create_task(

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 
 from mabeam.core.errors import LogUnavailableError
 from mabeam.core.log import Appended, EventLog, Head, Record, Submission
+from mabeam.core.memory_transport import MemoryBroker, MemoryTransport
 from mabeam.core.telemetry import NoTelemetry
 from mabeam.core.transport import InvitationDelivery, RequestDelivery, Transport
 
@@ -19,6 +20,8 @@ class FaultyLog:
     Attributes:
         reachable: cleared, every call but the feeds raises.
         flowing: cleared, appends wait before they are sent, as in a process that is paused.
+        showing: cleared, the feeds show nothing new.
+        waiting: appends held back by ``flowing``.
         acks_to_lose: appends that are stored although the caller is told the log is unavailable.
         watcher: sees every append before it is sent.
         appended: types of the events stored through here, in order.
@@ -29,6 +32,8 @@ class FaultyLog:
         self.reachable = True
         self.flowing = asyncio.Event()
         self.flowing.set()
+        self.showing = asyncio.Event()
+        self.showing.set()
         self.waiting = 0
         self.acks_to_lose = 0
         self.watcher: Watcher | None = None
@@ -67,13 +72,17 @@ class FaultyLog:
         """See :meth:`mabeam.core.log.EventLog.read_all`."""
         return self._log.read_all(after)
 
-    def follow(self, coordination: str, after: int = 0) -> AsyncGenerator[Record, None]:
+    async def follow(self, coordination: str, after: int = 0) -> AsyncGenerator[Record, None]:
         """See :meth:`mabeam.core.log.EventLog.follow`."""
-        return self._log.follow(coordination, after)
+        async for record in self._log.follow(coordination, after):
+            await self.showing.wait()
+            yield record
 
-    def follow_all(self, after: int | None = None) -> AsyncIterator[list[Record]]:
+    async def follow_all(self, after: int | None = None) -> AsyncIterator[list[Record]]:
         """See :meth:`mabeam.core.log.EventLog.follow_all`."""
-        return self._log.follow_all(after)
+        async for batch in self._log.follow_all(after):
+            await self.showing.wait()
+            yield batch
 
     async def record_at(self, sequence: int) -> Record | None:
         """See :meth:`mabeam.core.log.EventLog.record_at`."""
@@ -84,6 +93,22 @@ class FaultyLog:
         """See :meth:`mabeam.core.log.EventLog.head`."""
         self._check()
         return await self._log.head()
+
+
+class Faults:
+    """Gives every id of a deployment one lasting, faulty connection; pass it as ``connect``."""
+
+    def __init__(self) -> None:
+        self.broker = MemoryBroker()
+        self._transports: dict[str, FaultyTransport] = {}
+
+    def __call__(self, id: str) -> FaultyTransport:
+        if id not in self._transports:
+            self._transports[id] = FaultyTransport(MemoryTransport(self.broker))
+        return self._transports[id]
+
+    def __getitem__(self, id: str) -> FaultyLog:
+        return self(id).faults
 
 
 class FaultyTransport:
@@ -125,6 +150,26 @@ class FaultyTransport:
     async def close(self) -> None:
         """See :meth:`mabeam.core.transport.Transport.close`."""
         await self._transport.close()
+
+
+class HandedRequest:
+    """A request handed to a coordinator past the queue; remembers how it was answered."""
+
+    def __init__(self, record: Record, *, redelivered: bool = True) -> None:
+        self.record = record
+        self.redelivered = redelivered
+        self.answers: list[str] = []
+
+    async def ack(self) -> None:
+        """See :class:`~mabeam.core.transport.Delivery`."""
+        self.answers.append("ack")
+
+    async def progress(self) -> None:
+        """See :class:`~mabeam.core.transport.Delivery`."""
+
+    async def release(self, delay_ms: int = 0) -> None:
+        """See :class:`~mabeam.core.transport.Delivery`."""
+        self.answers.append("release")
 
 
 class RecordingTelemetry(NoTelemetry):

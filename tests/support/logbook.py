@@ -25,7 +25,7 @@ from mabeam.core.kernel_events import (
     Invitee,
 )
 from mabeam.core.log import Record
-from mabeam.core.machine import Append, Protocols
+from mabeam.core.machine import After, Append, Protocols
 from mabeam.core.names import REGISTRY, EventClass, event_subject
 from mabeam.core.opening import OpeningError, open_request
 from mabeam.core.replay import Replay, Verdict
@@ -74,7 +74,7 @@ class Logbook:
         self._authors[author.id] = author
 
     def store(self, subject: str, wire: bytes, expect: str | None = None) -> Verdict:
-        """Store bytes; fails unless the fold rejects them for the reason expected (or not at all)."""
+        """Store bytes; fails unless they count, or are rejected for the reason expected."""
         self.now_ns += STEP_NS
         record = Record(len(self.records) + 1, self.now_ns, subject, wire)
         self.records.append(record)
@@ -202,6 +202,21 @@ class Logbook:
                 event_class="ctl",
             )
 
+    def deadline(self, coordination: str) -> None:
+        """The open ballot's time is up; the coordinator says so and goes on."""
+        fold = self.fold(coordination)
+        due = next(each for each in fold.intents() if isinstance(each, After))
+        passed = due.then
+        self.append(
+            fold.coordinator,
+            coordination,
+            passed.type,
+            passed.body,
+            passed.refs,
+            event_class="ctl",
+        )
+        self.go_on(coordination)
+
     def vote(
         self,
         coordination: str,
@@ -219,7 +234,7 @@ class Logbook:
 
     def decided(self, coordination: str, *agents: str, **config: Any) -> None:
         """A whole coordination in which everybody agrees."""
-        self.start(coordination, *agents, early_exit=False, **config)
+        self.start(coordination, *agents, rule="unanimous", **config)
         for agent in agents or AGENTS:
             self.vote(coordination, agent, confidence_ppm=900_000)
         self.go_on(coordination)
@@ -270,7 +285,7 @@ def _equivocate(book: Logbook) -> None:
     book.go_on("two-faced")  # the coordinator submits the proof
     for agent in ("agent-d", "agent-e"):
         book.vote("two-faced", agent, "disagree")
-    book.go_on("two-faced")
+    book.deadline("two-faced")
     book.start("too-late")
     for agent in AGENTS[:4]:
         book.vote("too-late", agent)
@@ -300,7 +315,7 @@ def _take_over(book: Logbook) -> None:
     book.append(opened, "taken-over", "coordination.claimed", stale, expect="stale_fence")
     for agent in AGENTS[1:]:
         book.vote("taken-over", agent, "agree" if agent < "agent-e" else "disagree")
-    book.go_on("taken-over")
+    book.deadline("taken-over")
 
 
 def _end_otherwise(book: Logbook) -> None:
@@ -395,5 +410,3 @@ def _leave_gaps(book: Logbook) -> None:
     book.store_event(event)
     book.author("agent-c").sign(REGISTRY, b"", "agent.registered", lost)
     book.append("agent-c", REGISTRY, "agent.registered", lost)
-
-

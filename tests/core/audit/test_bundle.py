@@ -21,7 +21,7 @@ from mabeam.core.audit.bundle import (
     registry_of,
 )
 from mabeam.core.audit.bundle_audit import verify_bundle
-from mabeam.core.audit.bundle_lines import Entry, Header, Line, Manifest, seal
+from mabeam.core.audit.bundle_lines import MAX_LINE_BYTES, Entry, Header, Line, Manifest, seal
 from mabeam.core.audit.bundle_log import BundleLog
 from mabeam.core.audit.findings import Report
 from mabeam.core.audit.verify import audit_coordination, audit_log
@@ -31,6 +31,7 @@ from mabeam.core.errors import (
     NotFoundError,
     VerificationError,
 )
+from mabeam.core.hashing import sha256
 from mabeam.core.identity import KeyPair
 from mabeam.core.names import REGISTRY
 from mabeam.protocols import PROTOCOLS
@@ -129,11 +130,11 @@ def resealed(data: bytes, number: int, **fields: object) -> bytes:
     """The bundle with one line changed and all checksums made to fit; a signature stays."""
     decoder: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
     lines = [decoder.decode(line) for line in data.splitlines()]
-    lines[number] = msgspec.structs.replace(lines[number], **fields)  # type: ignore[assignment]
+    lines[number] = msgspec.structs.replace(lines[number], **fields)
     body = b"".join(map(seal, lines[:-1]))
     manifest = lines[-1]
     assert isinstance(manifest, Manifest)
-    return body + seal(msgspec.structs.replace(manifest, digest=bundle_module.sha256(body).hex()))  # type: ignore[arg-type]
+    return body + seal(msgspec.structs.replace(manifest, digest=sha256(body).hex()))
 
 
 def line_of(data: bytes, number: int) -> Line:
@@ -173,6 +174,14 @@ def test_a_signed_bundle_protects_what_the_authors_did_not_sign(
     assert not report.ok
     assert "wrong_exporter" in {finding.code for finding in report.findings}
     assert accused(report) == set()
+
+
+def test_the_manifest_counts_the_records() -> None:
+    manifest = line_of(PLAIN, -1)
+    assert isinstance(manifest, Manifest)
+    lines = PLAIN.splitlines(keepends=True)
+    report = verify(b"".join([*lines[:-1], seal(msgspec.structs.replace(manifest, records=16))]))
+    assert first(report).message == ("line 19, manifest: it counts 16 records, the file has 17")
 
 
 def test_a_bundle_of_another_root_is_refused() -> None:
@@ -265,7 +274,7 @@ def test_a_false_result_in_a_bundle_convicts_its_coordinator() -> None:
 
 
 def test_the_size_is_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(bundle_module, "MAX_BUNDLE_BYTES", bundle_module.MAX_LINE_BYTES + 4096)
+    monkeypatch.setattr(bundle_module, "MAX_BUNDLE_BYTES", MAX_LINE_BYTES + 4096)
     with pytest.raises(LimitError, match="limit"):
         encode_bundle("c1", LOG.records, ROOT)
     report = verify(PLAIN.ljust(bundle_module.MAX_BUNDLE_BYTES + 1))

@@ -23,7 +23,7 @@ from mabeam.core.kernel_events import (
     InputRejected,
     OutcomeReported,
 )
-from mabeam.protocols.simple.events import VOTE_CAST, BallotOpened
+from mabeam.protocols.simple.events import VOTE_CAST, BallotClosed, BallotOpened
 
 
 def blamed(report: Report, code: str, culprit: str = "coord-1") -> None:
@@ -109,6 +109,18 @@ def test_two_different_endings() -> None:
     report = audit(log)
     blamed(report, "two_endings")
     assert first(report).proof == (log.records[16].wire, log.records[17].wire)
+
+
+def test_two_different_endings_are_proof_whatever_is_missing() -> None:
+    log = voted()
+    due = log.next()
+    log.advance()
+    log.append("coord-1", due.type, altered(due, _decision), refs=due.refs)
+    log.author("a-1").sign("c1", log.fold().epoch, VOTE_CAST, vote("agree"))  # never stored
+    log.vote("a-1")
+    report = audit(log)
+    assert not report.complete
+    blamed(report, "two_endings")
 
 
 def test_the_same_ending_again_is_harmless() -> None:
@@ -338,6 +350,26 @@ def test_a_ballot_opened_with_other_references() -> None:
     blamed(audit(log), "not_intended")
 
 
+def test_a_tally_between_ballots_that_the_votes_do_not_give() -> None:
+    log = opened(max_ballots=2)
+    for number, option in enumerate(("agree", "abstain", "abstain"), 1):
+        log.vote(f"a-{number}", option)
+    due = log.next()
+    assert isinstance(due.body, BallotClosed)
+    tally = msgspec.structs.replace(due.body.tally, abstain=0, silent=2_000_000)
+    false = msgspec.structs.replace(due.body, tally=tally)
+    log.append("coord-1", due.type, false, refs=due.refs)
+    report = audit(log)
+    blamed(report, "wrong_tally")
+    assert first(report).rule == "E9"
+    log.advance()
+    log.advance()
+    for number in (1, 2, 3):
+        log.vote(f"a-{number}", ballot=2)
+    log.advance()
+    assert audit(log).endings == {"decided": 1}
+
+
 def test_what_was_intended_before_the_last_votes_is_honest() -> None:
     log = opened(threshold_ppm=1_000_000, vote_timeout_ms=5_000, early_exit=False)
     log.vote("a-1")
@@ -448,6 +480,19 @@ def test_a_gap_in_a_chain_is_incomplete_and_nobodys_fault() -> None:
     assert not report.complete
     assert (first(report).code, first(report).author) == ("chain_gap", "a-1")
     assert accused(report) == set()
+
+
+def test_a_chain_that_names_a_predecessor_which_is_not_there_is_the_authors_fault() -> None:
+    log = opened()
+    fold, signer = log.fold(), log.author("a-1")
+    first_vote = signer.sign("c1", fold.epoch, VOTE_CAST, vote("agree"))
+    signer.withdraw(first_vote)
+    signer.resume("c1", 1, b"\3" * 32, 0)
+    log.put(signer.sign("c1", fold.epoch, VOTE_CAST, vote("agree")))
+    log.put(first_vote)
+    report = audit(log)
+    assert report.clean
+    assert [(f.code, f.culprit) for f in report.findings] == [("broken_chain", "a-1")]
 
 
 def test_claiming_what_nobody_requested_is_a_warning() -> None:

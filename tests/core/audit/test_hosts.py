@@ -29,12 +29,23 @@ class Voter(Agent):
         return Ballot.disagree(0.9) if odd and self._contrary else Ballot.agree(0.8)
 
 
+class Mute(Agent):
+    """Never answers."""
+
+    @on(VoteRequest)
+    async def vote(self, request: VoteRequest) -> Ballot:
+        """Wait for ever."""
+        await asyncio.Event().wait()
+        return Ballot.abstain()
+
+
 async def test_a_busy_deployment_audits_clean(tmp_path: Path) -> None:
     async with Deployment(tmp_path) as deployment:
         await deployment.coordinator("coord-1")
         await deployment.coordinator("coord-2")
         for number in range(4):
             await deployment.agent(f"a-{number}", Voter(contrary=number > 1))
+        await deployment.agent("mute", Mute())
         client = await deployment.client()
         agents = [f"a-{number}" for number in range(4)]
         names = [
@@ -47,8 +58,8 @@ async def test_a_busy_deployment_audits_clean(tmp_path: Path) -> None:
         ]
         silent = await client.request(
             "simple_consensus",
-            {"proposal": {"case": 0}, "vote_timeout_ms": 150},
-            [*agents, await _mute(deployment)],
+            {"proposal": {"case": 0}, "vote_timeout_ms": 150, "threshold_ppm": 900_000},
+            [*agents, "mute"],
             coordination="silent",
         )
         unknown = await client.request("simple_consensus", {"proposal": {"case": 0}}, ["nobody"])
@@ -68,11 +79,3 @@ async def test_a_busy_deployment_audits_clean(tmp_path: Path) -> None:
         exported = verify_bundle(bundle, root, PROTOCOLS)
         assert exported.clean
         assert exported.ending == single.ending
-
-
-async def _mute(deployment: Deployment) -> str:
-    """An agent that registers and then says nothing."""
-    host = await deployment.agent("mute", Voter())
-    del host
-    deployment._tasks[-1].cancel()
-    return "mute"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from audit_log import AuditLog
 
 from mabeam.core.audit.registry import RegistryHistory
@@ -65,8 +66,7 @@ def test_a_refused_event_leaves_no_trace() -> None:
     for event in events:
         history.fold(event)
     digest = history.keyring.digest
-    try:
+    with pytest.raises(PeerProtocolError) as caught:
         history.fold(events[-1])
-    except PeerProtocolError as error:
-        assert error.reason == "duplicate"
+    assert caught.value.reason == "duplicate"
     assert (history.keyring.digest, history.events, len(history.past)) == (digest, 20, 20)

@@ -130,6 +130,22 @@ def test_acts_of_the_coordinator_take_the_content_the_other_parameters_give() ->
     )
 
 
+def test_acts_the_other_parameters_do_not_intend_did_not_happen() -> None:
+    log = opened(agents=3, max_ballots=2)
+    for number, option in enumerate(("agree", "abstain", "abstain"), 1):
+        log.vote(f"a-{number}", option)
+    log.advance()
+    log.advance()
+    for number in (1, 2, 3):
+        log.vote(f"a-{number}", ballot=2)
+    log.advance()
+    result = ask(log, early_exit="false")
+    assert result.recorded is not None
+    assert result.recorded.content["outcome"]["ballot"] == 2
+    assert result.alternative is None
+    assert [each.type for each in result.planned] == ["deadline.passed"]
+
+
 def test_an_open_coordination_has_no_recorded_ending() -> None:
     log = opened(agents=3)
     log.vote("a-1")

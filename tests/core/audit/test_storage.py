@@ -126,6 +126,19 @@ def test_coordinations_forgotten_to_save_memory_are_read_again() -> None:
     assert len(asked) > 6
 
 
+def test_memory_is_limited_by_events_too() -> None:
+    log = _three_coordinations()
+    auditor = Auditor(log.root.public_key, PROTOCOLS, max_events=1)
+    for record in log.records:
+        forgotten = auditor.forgotten([record])
+        assert len(forgotten) <= 1
+        for name in forgotten:
+            auditor.restore(name, [each for each in log.records if f".{name}." in each.subject])
+        auditor.feed([record])
+    assert auditor.forgotten(log.records) == ["c1", "c2"]
+    assert auditor.finish().clean
+
+
 def test_a_coordination_that_cannot_be_read_again_leaves_the_audit_incomplete() -> None:
     log = _three_coordinations()
     report = _audit_slowly(log, log.records, None)

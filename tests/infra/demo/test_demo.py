@@ -55,16 +55,15 @@ def test_the_demonstration_holds_what_it_says(tmp_path: Path) -> None:
     assert len(document["checks"]) == 7
     assert all(check["ok"] for check in document["checks"])
 
-    assert [(kill["kind"], kill["after"]) for kill in document["kills"]] == [
-        ("agent", 2),
-        ("coordinator", 4),
-    ]
+    first, second = document["kills"]
+    assert (first["kind"], second["kind"]) == ("agent", "coordinator")
+    assert 2 <= first["after"] < 8
+    assert 4 <= second["after"] < 8
     assert document["taken_over"] >= 1
     agents = {row["agent"]: row for row in document["agents"]}
     assert len(agents) == 5
     assert len({row["model"] for row in agents.values()}) == 5
-    killed = document["kills"][0]["id"]
-    assert agents[killed]["silent"] >= 1
+    assert agents[first["id"]]["silent"] >= 1
     assert all(row["votes"] + row["silent"] == 8 for row in agents.values())
     committee = document["committee"]
     assert committee["decided"] + committee["no_consensus"] == 8

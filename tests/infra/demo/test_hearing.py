@@ -10,6 +10,7 @@ from deployment import Deployment
 from mabeam.core.audit.bundle import export_coordination
 from mabeam.core.audit.bundle_audit import verify_bundle
 from mabeam.core.audit.verify import audit_log
+from mabeam.infra.demo import voting
 from mabeam.infra.demo.clinic import Logistic, Neighbours, Stump
 from mabeam.infra.demo.data import held_out_biopsies
 from mabeam.infra.demo.evaluation import agents_table, committee_row
@@ -62,6 +63,16 @@ async def test_a_hearing_decides_reports_the_truth_and_can_be_proved(tmp_path: P
     assert not report.ok
     assert report.first_divergence is not None
     assert "vote_cast by " in report.first_divergence.message
+
+
+async def test_silence_of_all_coordinators_is_an_error_that_names_the_biopsy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(voting, "PATIENCE_S", 0.1)
+    async with Deployment(tmp_path) as deployment:
+        hearing = Hearing(await deployment.client(), ["a"], lambda count: None)
+        with pytest.raises(DemoError, match=r"biopsy-\d+ got no decision"):
+            await hearing.run(held_out_biopsies(1))
 
 
 def test_a_file_without_a_vote_cannot_be_forged(tmp_path: Path) -> None:

@@ -1,0 +1,81 @@
+"""Doubt: an accusation stands only where nothing missing could explain what was found (EVI-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import msgspec
+
+from .findings import Finding
+
+_UNREPRODUCED = frozenset({"snapshot_mismatch", "registry_incomplete"})
+"""Findings about a registry that is not the one the coordinator saw."""
+
+_CERTAIN = frozenset({"wrong_certificates", "two_endings"})
+"""Findings that nothing missing could explain."""
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """What an audit remembers of a coordination that is not in memory.
+
+    Attributes:
+        first: position of its first record.
+        digest: hash over its records, to recognise them when they are read again.
+        requested: whether it has a request.
+        ending: type of its terminal event in force, or empty.
+        omissions: what is missing from it.
+        held: findings that stand unless something missing could explain them.
+    """
+
+    first: int
+    digest: bytes
+    requested: bool
+    ending: str
+    omissions: tuple[Finding, ...] = ()
+    held: tuple[Finding, ...] = ()
+
+
+def is_unreproduced(summary: Summary) -> bool:
+    """Whether it was opened with a registry that is not the one read here."""
+    return any(finding.code in _UNREPRODUCED for finding in summary.held)
+
+
+def resolve(
+    summary: Summary, holes: Sequence[tuple[int, int]], registry_doubt: str
+) -> Iterator[Finding]:
+    """The findings about a coordination once everything has been read.
+
+    Args:
+        summary: the coordination.
+        holes: stretches of the log that cannot be relied on.
+        registry_doubt: what is missing from the registry, or empty.
+    """
+    yield from summary.omissions
+    doubt = _doubt(summary, holes) or registry_doubt
+    for finding in summary.held:
+        accuses = bool(finding.culprit) and finding.code not in _CERTAIN
+        yield _in_doubt(finding, doubt) if doubt and accuses else finding
+
+
+def _doubt(summary: Summary, holes: Sequence[tuple[int, int]]) -> str:
+    missing = [each.message for each in summary.omissions if each.severity != "warning"]
+    if missing:
+        return missing[0]
+    if is_unreproduced(summary):
+        return "events of the registry are missing"
+    if any(last >= summary.first for _, last in holes):
+        return "records of that stretch of the log are missing or out of order"
+    return ""
+
+
+def _in_doubt(finding: Finding, doubt: str) -> Finding:
+    """The same finding where something is missing that could explain it: nobody is accused."""
+    return msgspec.structs.replace(
+        finding,
+        severity="incomplete",
+        message=f"{finding.message}; not provable, because {doubt}",
+        culprit="",
+        rule="",
+        proof_ids=(),
+        proof=(),
+    )
