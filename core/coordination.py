@@ -144,7 +144,8 @@ class Coordination:
         self.events += 1
         header = event.event.header
         self.chains.add(event.event)
-        if header.epoch != self.epoch:
+        cancels = event.type == "coordination.cancel_requested" and not header.epoch
+        if header.epoch != self.epoch and not cancels:  # a cancel may cross the opening
             raise PeerProtocolError(
                 "wrong_epoch",
                 f"epoch {header.epoch.hex()[:12] or 'none'}, in force is "
@@ -199,8 +200,11 @@ class Coordination:
             raise PeerProtocolError("digest_mismatch", "it answers no request of this log")
         content: CoordinationOpened = event.content
         spec = self._protocols.get(content.protocol)
-        if spec is None:
-            raise PeerProtocolError("unknown_protocol", f"unknown protocol {content.protocol!r}")
+        if spec is None or content.protocol_version != spec.version:
+            raise PeerProtocolError(
+                "unknown_protocol",
+                f"unknown protocol {content.protocol!r} version {content.protocol_version}",
+            )
         try:
             config = msgspec.convert(content.config, spec.config_type)
         except (msgspec.ValidationError, ConfigError) as error:
@@ -245,9 +249,15 @@ class Coordination:
     def _apply_terminal(self, event: LogEvent) -> None:
         self._require_running()
         self._require_claimant(event)
+        if self.role == "participant":  # its machine decides nothing; the coordinator's fold judges
+            self.terminal = event
+            return
         if event.type == "coordination.failed" and (
             self.machine is None or event.content.code == "internal_error"
         ):
+            # Before the opening the audit recomputes it; later only a host can know of its own bug.
+            if self.request is None:
+                raise PeerProtocolError("wrong_phase", f"{self.id!r} was never requested")
             self.terminal = event
             return
         expected = _terminal_of(self.intents())

@@ -40,12 +40,14 @@ def check_evidence(evidence: EvidenceSubmitted, public_key: KeyLookup, protocols
     Raises:
         PeerProtocolError: ``invalid_proof``; nothing is proven.
     """
-    events = [_authentic(wire, evidence, public_key) for wire in evidence.proof]
-    if tuple(event.id for event in events) != evidence.proof_ids:
-        raise _invalid("the ids named are not those of the proof's events")
     rule = _RULES.get(evidence.rule)
     if rule is None:
         raise _invalid(f"rule {evidence.rule} cannot be checked on its own")
+    if len(evidence.proof) != 2:  # before any signature is checked: proofs are cheap to refuse
+        raise _invalid("the proof needs two different events")
+    events = [_authentic(wire, evidence, public_key) for wire in evidence.proof]
+    if tuple(event.id for event in events) != evidence.proof_ids:
+        raise _invalid("the ids named are not those of the proof's events")
     return rule(events, protocols)
 
 
@@ -82,7 +84,7 @@ def _authentic(wire: bytes, evidence: EvidenceSubmitted, public_key: KeyLookup) 
 
 
 def _pair(events: list[Event]) -> tuple[Event, Event]:
-    if len(events) != 2 or events[0].id == events[1].id:
+    if events[0].id == events[1].id:
         raise _invalid("the proof needs two different events")
     if events[0].header.coordination != events[1].header.coordination:
         raise _invalid("the two events belong to different coordinations")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -171,6 +172,9 @@ class Secrets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __repr__(self) -> str:
         return f"Secrets(id={self.id!r})"
 
+    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
+        yield "id", self.id
+
     def key_pair(self) -> KeyPair:
         """The event key."""
         return KeyPair(bytes.fromhex(self.event_seed))
@@ -212,7 +216,7 @@ def read_secrets(path: Path) -> Secrets:
         )
     try:
         return msgspec.json.decode(data, type=Secrets)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise KeyFileError(f"key file {path} is damaged: {error}") from None
 
 

@@ -217,7 +217,7 @@ class CoordinationCancelled(Body, frozen=True):
 
 
 class CancelRequested(Body, frozen=True):
-    """The requester (or an operator) asks the coordinator to cancel."""
+    """The requester asks the coordinator to cancel."""
 
     reason: Text = ""
 

@@ -251,11 +251,8 @@ class LocalDeployment:
 
     def stop(self, id: str, *, timeout_s: float = READY_TIMEOUT_S) -> int:
         """End one daemon in good order; returns its exit status."""
-        process = self._daemon(id)
-        process.end(timeout_s)
-        code = process.exit_code()
-        assert code is not None
-        return code
+        self._daemon(id).end(timeout_s)
+        return self.wait_exit(id)
 
     def stop_all(self) -> None:
         """End all daemons, then the server. Idempotent."""

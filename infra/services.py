@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
 
 from ..core.agent import Agent
 from ..core.bus.counters import Counters
@@ -17,6 +16,7 @@ from ..core.journal import Journal
 from ..core.telemetry import logger
 from .health_server import Check
 from .heartbeat import beat
+from .inboxes import keep_inboxes
 from .metrics import PrometheusTelemetry
 from .wiring import Wiring
 
@@ -108,9 +108,11 @@ class CoordinatorService(_HostService):
     async def _run_host(self, transport: JetStreamTransport) -> None:
         host = self._host = self._wiring.coordinator(transport)
         self._registry = host.registry
+        keeping = asyncio.create_task(keep_inboxes(transport, host.registry))
         try:
             await host.run()
         finally:
+            await _cancel({keeping})
             _stop_sessions(host)
 
     def drain(self) -> bool:
@@ -153,10 +155,7 @@ class AgentService(_HostService):
         try:
             await host.run()
         finally:
-            beating.cancel()
-            with suppress(asyncio.CancelledError):
-                await beating
-            await _cancel(host.tasks)
+            await _cancel({beating, *host.tasks})
 
     def drain(self) -> bool:
         """Take no more invitations."""

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..core.errors import NotFoundError, UsageError
 from ..projections.database import check_schema, open_database, reading
+from ..projections.generations import live_generation
 
 _JSON_COLUMNS = frozenset({"roles", "capabilities", "waiting_for", "body", "outcome", "models"})
 
@@ -55,6 +56,12 @@ def rows_of(url: str, query: str) -> list[dict[str, Any]]:
     """Rows of one of our own queries on the public views."""
     with open_for_reading(url) as engine:
         check_schema(engine)
+        with reading(engine) as connection:
+            if live_generation(connection) is None:
+                raise NotFoundError(
+                    "nothing was projected into this database yet",
+                    hint="Run 'mabeam projector run', or read the log with --from-log.",
+                )
         columns, rows = run_query(engine, query)
     return [
         {name: _decoded(name, value) for name, value in zip(columns, row, strict=True)}

@@ -72,11 +72,10 @@ def digest(engine: Engine, generation: int | None = None) -> Digests:
 
 def table_digest(connection: Connection, table: Table, upto: int | None = None) -> str:
     """Hex digest of a table, of rows with sequence <= ``upto`` if given."""
-    query = select(table).order_by(*table.primary_key.columns)
+    query = select(table).order_by(*table.primary_key.columns).execution_options(yield_per=_FETCH)
     if upto is not None:
         query = query.where(table.c.sequence <= upto)
     total = hashlib.sha256()
-    rows = connection.execution_options(yield_per=_FETCH).execute(query)
-    for row in rows:
+    for row in connection.execute(query):
         total.update(_encode(tuple(row)))
     return total.hexdigest()

@@ -223,12 +223,15 @@ def _show(connection: Connection, tables: GenerationTables) -> None:
 
 
 def drop_generation(connection: Connection, generation: int) -> None:
-    """Drop the tables of a generation that is not live, and forget it."""
+    """Drop the tables of a generation that is not live, and forget it.
+
+    Its position goes first: whoever still writes it holds the position before the tables.
+    """
+    for table in (projection_position, projection_generation):
+        connection.execute(delete(table).where(table.c.generation == generation))
     ours = re.compile(rf"[a-z_]+_g{generation}")
     for name in sorted(filter(ours.fullmatch, inspect(connection).get_table_names())):
         connection.exec_driver_sql(f"DROP TABLE {name}")
-    for table in (projection_generation, projection_position):
-        connection.execute(delete(table).where(table.c.generation == generation))
 
 
 def check_stream(position: Position, stream_created_ns: int) -> None:

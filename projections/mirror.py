@@ -119,10 +119,11 @@ def _admitted(
 ) -> Iterator[LogEvent]:
     columns = ", ".join(column.name for column in _RECORD_COLUMNS)
     mark = "%s" if connection.dialect.name == "postgresql" else "?"
-    rows = connection.execution_options(yield_per=READ_BATCH).exec_driver_sql(
+    rows = connection.exec_driver_sql(
         f"SELECT {columns} FROM event_mirror WHERE coordination {any_of(connection)} "
         f"AND sequence <= {mark} AND verdict <> '{REFUSED}' ORDER BY sequence",
         (listed(connection, names), upto),
+        execution_options={"yield_per": READ_BATCH},
     )
     for row in rows:
         yield replay.admission.recall(record_of(row))

@@ -6,6 +6,7 @@ goes to the JSON encoder untouched.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -15,6 +16,9 @@ from msgspec import inspect
 
 MAX_DEPTH = 32
 """Levels of nesting shown of free-form values; what lies deeper is only in the event itself."""
+
+MAX_BYTES = 64
+"""Bytes shown in full; of longer values (certificates, proofs) length and hash are shown."""
 
 TOO_DEEP = "nested too deeply to be shown"
 
@@ -45,7 +49,7 @@ def _converter(kind: inspect.Type) -> _Converter | None:
     if isinstance(kind, inspect.Metadata):
         return _converter(kind.type)
     if isinstance(kind, inspect.BytesType):
-        return bytes.hex
+        return _hex
     if isinstance(kind, inspect.StructType):
         fields = {field.name: _converter(field.type) for field in kind.fields}
         return _fields_converter({n: c for n, c in fields.items() if c is not None})
@@ -59,6 +63,12 @@ def _converter(kind: inspect.Type) -> _Converter | None:
         return (found[0] if alone else _free_form) if found else None
     plain = inspect.IntType | inspect.StrType | inspect.BoolType | inspect.NoneType
     return None if isinstance(kind, plain | inspect.LiteralType) else _free_form
+
+
+def _hex(value: bytes) -> str:
+    if len(value) <= MAX_BYTES:
+        return value.hex()
+    return f"{len(value)} bytes, SHA-256 {hashlib.sha256(value).hexdigest()}"
 
 
 def _fields_converter(converters: dict[str, _Converter]) -> _Converter | None:
@@ -80,7 +90,7 @@ def _fields_converter(converters: dict[str, _Converter]) -> _Converter | None:
 def _free_form(value: Any, depth: int = 0) -> Any:
     kind = type(value)
     if kind is bytes:
-        return value.hex()
+        return _hex(value)
     if kind is dict:
         if depth == MAX_DEPTH:
             return TOO_DEEP

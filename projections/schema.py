@@ -39,7 +39,7 @@ event_mirror = Table(
     integer("author_seq", "Number in the author's chain; null if refused.", nullable=True),
     text("epoch", "SHA-256 of the frozen configuration, hex; empty before.", nullable=True),
     time_ns("at_ns", "The author's clock, informative only; null if refused.", nullable=True),
-    json_text("body", "Body with byte strings in hex; null if refused.", nullable=True),
+    json_text("body", "Body, byte strings in hex; null if refused.", nullable=True),
     raw("wire", "The stored bytes: header, signature and body."),
     Index("ix_event_mirror_coordination_sequence", "coordination", "sequence"),
     comment="Every stored message of the log, once, with what became of it.",

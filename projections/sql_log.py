@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import NoReturn, TypeVar
 
 from sqlalchemy import Connection, Engine
@@ -59,7 +59,7 @@ class SqlLog:
             ]
         )
 
-    async def read_all(self, after: int = 0) -> AsyncIterator[list[Record]]:
+    async def read_all(self, after: int = 0) -> AsyncGenerator[list[Record], None]:
         """Every mirrored record with sequence > ``after`` up to the present head, in batches.
 
         Raises:
@@ -71,7 +71,7 @@ class SqlLog:
             after = batch[-1].sequence
             yield batch
 
-    async def follow_all(self, after: int | None = None) -> AsyncIterator[list[Record]]:
+    async def follow_all(self, after: int | None = None) -> AsyncGenerator[list[Record], None]:
         """Mirrored records, then new ones as they are projected; errors as :meth:`read_all`."""
         position = (await self.head()).sequence if after is None else after
         while True:
@@ -80,7 +80,7 @@ class SqlLog:
                 yield batch
             await asyncio.sleep(self._poll_interval_s)
 
-    async def follow(self, coordination: str, after: int = 0) -> AsyncIterator[Record]:
+    async def follow(self, coordination: str, after: int = 0) -> AsyncGenerator[Record, None]:
         """Mirrored records of one coordination, then new ones as they are projected."""
         while True:
             for record in await self.read(coordination, after):

@@ -14,7 +14,7 @@ from ..kernel_events import TERMINAL_TYPES, EvidenceSubmitted, InputRejected
 from ..log import Record
 from ..machine import LogEvent, Protocols
 from .conformance import Window, early_by_ms
-from .endings import false_ending, is_overtaken, second_ending
+from .endings import false_ending, is_overtaken, second_ending, suppressed_result
 from .findings import Finding, about, blame, convict
 from .omissions import MAX_FORGED_KEPT, Forged, forged, omissions
 from .openings import check_opened, check_refused
@@ -142,7 +142,9 @@ class Case:
         elif event.type == "coordination.failed" and (
             fold.opened is None or event.content.code == "internal_error"
         ):
-            refusal = check_refused(event, fold.request, self._registry, self._protocols)
+            refusal = suppressed_result(event, fold) or check_refused(
+                event, fold.request, self._registry, self._protocols
+            )
             if refusal is not None:
                 self.held.append(refusal)
         elif event.type == "deadline.passed" or (

@@ -7,9 +7,11 @@ just this. Otherwise it signed a result that the events do not give: evidence E9
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ..coordination import Coordination
 from ..errors import PeerProtocolError
-from ..machine import TERMINAL_KEY, Append, LogEvent
+from ..machine import TERMINAL_KEY, Append, Intent, LogEvent
 from .conformance import Window
 from .findings import Finding, about, blame, differences
 
@@ -42,15 +44,27 @@ def second_ending(event: LogEvent, error: PeerProtocolError, first: LogEvent) ->
 def false_ending(event: LogEvent, error: PeerProtocolError, fold: Coordination) -> Finding:
     """The finding about an ending that the events do not give."""
     message = error.message
-    if error.reason == "wrong_outcome":
-        due = next(
-            each for each in fold.intents() if isinstance(each, Append) and each.key == TERMINAL_KEY
-        )
+    due = _due(fold.intents())
+    if error.reason == "wrong_outcome" and due is not None:
         message = differences(event.content, due.body)
         if not message and sorted(due.refs) == sorted(event.event.header.refs):
             return about("wrong", "order_mismatch", event, _REORDERED)
         message = message or "it counts other events than the log gives"
     return blame(_CODES[error.reason], event, message, rule="E9")
+
+
+def suppressed_result(event: LogEvent, fold: Coordination) -> Finding | None:
+    """The finding about an internal error reported where the result had been reached."""
+    due = _due(fold.machine.intents()) if fold.machine is not None else None
+    if due is None:
+        return None
+    message = f"it reports {event.content.code!r}, but the events had led to {due.type}"
+    return about("warning", "suppressed_result", event, message, culprit=event.author)
+
+
+def _due(intents: Iterable[Intent]) -> Append | None:
+    endings = (each for each in intents if isinstance(each, Append) and each.key == TERMINAL_KEY)
+    return next(endings, None)
 
 
 def _content(event: LogEvent) -> tuple[str, tuple[bytes, ...], bytes]:

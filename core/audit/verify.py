@@ -29,8 +29,9 @@ absence is never evidence (EVI-2).
 What is contained (``warning``): equivocators with their proofs (E1, E7), accepted evidence and
 chains that name a predecessor which is not there (``broken_chain``), forged records without
 effect, deadlines early by the signer's clock (COM-7), snapshots overtaken by a revocation,
-failures and answers that only the coordinator can know. Records without effect are no failure:
-they are counted by reason. A coordination without an ending is counted as open.
+failures and answers that only the coordinator can know, internal errors reported where the result
+had been reached (``suppressed_result``). Records without effect are no failure: they are counted
+by reason. A coordination without an ending is counted as open.
 
 What no audit of a log can show: that the log's operator delayed or dropped a record that nothing
 else names (``operator_order``), or cut off a tail that no known head reaches.

@@ -50,7 +50,7 @@ class BatchSender:
             LogUnavailableError: no answer; the batch is stored as a whole or not at all.
             PermissionRefusedError: one of the subjects is not permitted.
         """
-        batch = header("Nats-Batch-Id", secrets.token_hex(16))
+        batch = header("Nats-Batch-Id", secrets.token_hex(8))
         *rest, final = messages
         frames = b"".join(
             publish_frame(

@@ -294,5 +294,8 @@ class ParticipantHost:
         while True:
             await asyncio.sleep(30)
             for coordination in await self.journal.drop_expired(self._clock_ns()):
-                self.author.forget(coordination)
-                self._stored.pop(coordination, None)
+                self._forget(coordination)
+
+    def _forget(self, coordination: str) -> None:
+        self.author.forget(coordination)
+        self._stored.pop(coordination, None)

@@ -96,7 +96,7 @@ class Committee:
         await asyncio.to_thread(self._spawn_agent, VICTIM)
         self._narrator.say(f"agent {VICTIM} started again; its journal says what it signed")
 
-    def close_session(self) -> None:
+    def adjourn(self) -> None:
         """End agents and coordinators in good order, so that the log comes to rest."""
         running = [
             id

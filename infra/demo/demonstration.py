@@ -48,7 +48,7 @@ def demonstrate(
         verdicts = asyncio.run(committee.hear(cases))
     finally:
         narrator.end()
-    committee.close_session()
+    committee.adjourn()
     narrator.say("agents and coordinators stopped; now the proof")
     names = [verdict.coordination for verdict in verdicts]
     in_log, head = deployment.operate(lambda transport: _terminals(transport, names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from .proof import DemoError
 
 MAX_IN_FLIGHT = 8
 VOTE_TIMEOUT_MS = 3_000
+FRESH_S = VOTE_TIMEOUT_MS / 3_000
 PATIENCE_S = 60.0
 """Bound of one coordination, takeover included; reached only when something is broken."""
 
@@ -60,7 +62,7 @@ class Hearing:
 
     Attributes:
         verdicts: in the order in which they were reached.
-        held: by coordination in progress, the coordinator whose claim is in force.
+        held: by coordination in progress, the coordinator whose claim is in force, and since when.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class Hearing:
         on_decided: Callable[[int], None],
     ) -> None:
         self.verdicts: list[Verdict] = []
-        self.held: dict[str, str] = {}
+        self.held: dict[str, tuple[str, float]] = {}
         self._client = client
         self._agents = agents
         self._on_decided = on_decided
@@ -94,11 +96,17 @@ class Hearing:
             raise leading_error(failures) from failures
 
     async def busiest_coordinator(self) -> str:
-        """Who holds the most coordinations in progress; waits until somebody holds one."""
-        while not self.held:
+        """Who took the most coordinations in the last second; waits until somebody takes one.
+
+        Ballots stay open for longer, so whoever is named holds something undecided.
+        """
+        while not (fresh := self._freshly_held()):
             await self._next_move()
-        counts = Counter(self.held.values())
-        return max(sorted(counts), key=counts.__getitem__)
+        return max(sorted(fresh), key=fresh.__getitem__)
+
+    def _freshly_held(self) -> Counter[str]:
+        now = time.monotonic()
+        return Counter(who for who, since in self.held.values() if now - since < FRESH_S)
 
     async def _happen(self, incidents: Sequence[Incident]) -> None:
         for incident in incidents:
@@ -143,8 +151,9 @@ class Hearing:
                 verdict = _verdict(biopsy, name, fold.terminal, votes)
                 await self._report_truth(biopsy, fold, fold.terminal)
                 return verdict
-            if fold.coordinator and self.held.get(name) != fold.coordinator:
-                self.held[name] = fold.coordinator
+            holder, _ = self.held.get(name, ("", 0.0))
+            if fold.coordinator != holder:
+                self.held[name] = fold.coordinator, time.monotonic()
                 self._move()
         raise LogUnavailableError(f"the log ended before {name} did")
 

@@ -22,6 +22,12 @@ _INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 def upgrade() -> None:
     """Create the tables."""
+    _create_mirror()
+    _create_generations()
+    _create_positions()
+
+
+def _create_mirror() -> None:
     op.create_table(
         "event_mirror",
         sa.Column(
@@ -91,7 +97,7 @@ def upgrade() -> None:
             comment="The author's clock, informative only; null if refused.",
         ),
         sa.Column(
-            "body", _TEXT, nullable=True, comment="Body with byte strings in hex; null if refused."
+            "body", _TEXT, nullable=True, comment="Body, byte strings in hex; null if refused."
         ),
         sa.Column(
             "wire",
@@ -104,6 +110,9 @@ def upgrade() -> None:
     op.create_index(
         "ix_event_mirror_coordination_sequence", "event_mirror", ["coordination", "sequence"]
     )
+
+
+def _create_generations() -> None:
     op.create_table(
         "projection_generation",
         sa.Column(
@@ -124,6 +133,9 @@ def upgrade() -> None:
         ),
         comment="Sets of read model tables; exactly one is live.",
     )
+
+
+def _create_positions() -> None:
     op.create_table(
         "projection_position",
         sa.Column(

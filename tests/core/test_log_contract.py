@@ -177,6 +177,17 @@ class TestAppend:
         assert sorted(a.sequence for a in appended) == list(range(1, 3001))
         assert len(await everything(coordinator)) == 3000
 
+    async def test_appends_begun_one_after_another_stay_in_order(self, backend: Backend) -> None:
+        """None may overtake those that have just been handed over, alone or in a group."""
+        log = await backend.open()
+        tasks = []
+        for n in range(3000):
+            tasks.append(asyncio.create_task(log.append(control(n))))
+            if n % 5 == 0:
+                await asyncio.sleep(0)
+        appended = await asyncio.gather(*tasks)
+        assert [a.sequence for a in appended] == list(range(1, 3001))
+
     async def test_guard_holds_only_for_control_events(self, backend: Backend) -> None:
         coordinator, agent = await backend.open(), await backend.open("agent")
         first = await coordinator.append(control(0, expected=0))

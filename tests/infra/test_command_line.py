@@ -145,7 +145,7 @@ def offline(tmp_path: Path) -> Home:
 
 
 def test_an_unreachable_server_is_one_line_and_5(offline: Home, command: Command) -> None:
-    found = command("coord", "ls", "--from-log")  # ends within the helper's time limit
+    found = command("coord", "ls", "--from-log")  # bounded by the fixture's time-out
     assert found.code == 5
     lines = found.err.splitlines()
     assert lines[0].startswith("error[log_unavailable]: cannot reach the log at nats://127.0.0.1:")

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import json
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -174,6 +175,40 @@ async def test_daemons_wait_for_a_server_and_for_its_return(deployment: LocalDep
     deployment.spawn_agent("a1", "sample_agents:Approving", HERE, wait=False)
     wait_until(lambda: _events(deployment, "a1").count("waiting_for_server") == 2, timeout_s=20)
     assert deployment.stop("a1") == 0, "an agent that still waits for the server ends at once"
+
+
+async def test_an_invitation_survives_the_server_that_held_the_inbox(
+    deployment: LocalDeployment,
+) -> None:
+    assert deployment.server is not None
+    _start(deployment, "c1", "a1", "a2", "a3")
+    deployment.stop("a3")
+    client = await deployment.client()
+    try:
+        name = await _request(client)
+        while (await client.read(name)).waiting_for() != ("a3",):
+            await asyncio.sleep(0.05)
+        deployment.server.kill()
+        deployment.server.start()
+        await asyncio.to_thread(_start, deployment, "a3")
+        async with asyncio.timeout(20):
+            assert (await client.result(name)).outcome["decision"] == "agree"
+    finally:
+        await client.transport.close()
+
+
+def test_the_service_manager_is_told(
+    deployment: LocalDeployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = tmp_path / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(address))
+        manager.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(address))
+        deployment.spawn_coordinator("c1")
+        assert manager.recv(1000).startswith(b"READY=1")
+        deployment.stop("c1")
+        assert manager.recv(1000) == b"STOPPING=1"
 
 
 async def test_another_coordinator_goes_on_after_kill_9(deployment: LocalDeployment) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from logbook import Logbook
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, event, text
 
 from mabeam.core.errors import MabeamError, UsageError
 from mabeam.projections.database import (
@@ -83,6 +85,21 @@ def test_disk_full(engine: Engine, make_projector: Callable[..., Projector], boo
     assert digest(engine) == before
 
 
+@contextmanager
+def _impatient(engine: Engine, setting: str) -> Iterator[None]:
+    """Give up waiting for locks early, on every connection used from here on."""
+
+    def checked_out(connection: Any, *_: object) -> None:
+        connection.cursor().execute(setting)
+        connection.commit()
+
+    event.listen(engine, "checkout", checked_out)
+    try:
+        yield
+    finally:
+        event.remove(engine, "checkout", checked_out)
+
+
 def test_a_writer_that_holds_the_lock_too_long_is_named(
     engine: Engine, make_projector: Callable[..., Projector], book: Logbook
 ) -> None:
@@ -93,30 +110,8 @@ def test_a_writer_that_holds_the_lock_too_long_is_named(
         short = "SET lock_timeout = '50ms'"
     with writing(engine) as holder:
         holder.execute(text("UPDATE projection_position SET sequence = sequence"))
-        with pytest.raises(DatabaseUnavailableError, match="lock"), writing_soon(engine, short):
+        with pytest.raises(DatabaseUnavailableError, match="lock"), _impatient(engine, short):
             projector.project(book.records)
-
-
-def writing_soon(engine: Engine, setting: str):  # type: ignore[no-untyped-def]
-    """Give up waiting for locks early, on every connection made from here on."""
-    from contextlib import contextmanager
-
-    from sqlalchemy import event
-
-    @contextmanager
-    def block():  # type: ignore[no-untyped-def]
-        def checked_out(connection, record, proxy):  # type: ignore[no-untyped-def]
-            cursor = connection.cursor()
-            cursor.execute(setting)
-            cursor.close()
-
-        event.listen(engine, "checkout", checked_out)
-        try:
-            yield
-        finally:
-            event.remove(engine, "checkout", checked_out)
-
-    return block()
 
 
 def test_reads_see_one_state(

@@ -167,6 +167,14 @@ def test_an_internal_error_is_taken_on_trust_and_said_so() -> None:
     assert report.endings == {"failed": 1}
 
 
+def test_an_internal_error_instead_of_the_result_is_pointed_out() -> None:
+    log = voted()
+    log.append("coord-1", "coordination.failed", CoordinationFailed("internal_error", "boom"))
+    report = audit(log)
+    assert report.clean
+    assert [(f.code, f.culprit) for f in report.findings] == [("suppressed_result", "coord-1")]
+
+
 # Openings -----------------------------------------------------------------------------------------
 
 

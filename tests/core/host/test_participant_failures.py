@@ -79,9 +79,7 @@ async def _vote_of(directory: Path, agent: Agent, **config: Any) -> VoteCast:
         parameters = {"proposal": 1, "rule": "majority", **config}
         votes = []
         for name in ("c1", "c2"):
-            await client.request(
-                "simple_consensus", parameters, ["bad", "good"], coordination=name
-            )
+            await client.request("simple_consensus", parameters, ["bad", "good"], coordination=name)
             outcome = (await client.result(name)).outcome
             assert outcome["weights"]["silent"] == 0
             votes += [
@@ -225,7 +223,5 @@ async def test_expired_invitation_is_not_answered(tmp_path: Path) -> None:
         await deployment.agent(
             "a-1", Voter(), telemetry=telemetry, clock_ns=lambda: time.time_ns() + 86_400 * 10**9
         )
-        await wait_until_async(
-            lambda: telemetry.counters.get("invitation_rejected:expired") == 1
-        )
+        await wait_until_async(lambda: telemetry.counters.get("invitation_rejected:expired") == 1)
         assert not stored(deployment, name, "simple.vote_cast")

@@ -104,9 +104,7 @@ async def test_a_vote_nobody_asks_for_any_more_leaves_no_gap(tmp_path: Path) -> 
         faults["a-1"].reachable = False
         config = {"proposal": 1, "vote_timeout_ms": 1500, "max_ballots": 2}
         name = await client.request("simple_consensus", config, ["a-1"])
-        await wait_until_async(
-            lambda: len(stored(deployment, name, "simple.ballot_opened")) == 2
-        )
+        await wait_until_async(lambda: len(stored(deployment, name, "simple.ballot_opened")) == 2)
         faults["a-1"].reachable = True
         faults.broker.redeliver_now()
         got = await client.result(name)

@@ -37,7 +37,7 @@ async def test_delivered_before_the_feed_shows_who_asks(tmp_path: Path) -> None:
         faults["coord-1"].showing.clear()
         client = await deployment.client("newcomer")
         name = await client.request("simple_consensus", CONFIG, ["a-1"])
-        await wait_until_async(lambda: bool(stored(deployment, name, "coordination.claimed")))
+        await wait_until_async(lambda: name in host.sessions)
         assert host.position < len(faults.broker.records)
         faults["coord-1"].showing.set()
         assert (await client.result(name)).outcome["decision"] == "agree"
@@ -121,12 +121,14 @@ async def test_drained_coordinator_ends_what_it_has_and_takes_no_more(tmp_path: 
         assert (await client.result(second)).terminal.author == "coord-2"
 
 
-async def _hostile_participant(deployment: Deployment) -> tuple[Hostile, str]:
+async def _hostile_participant(
+    deployment: Deployment, vote_timeout_ms: int = 20_000
+) -> tuple[Hostile, str]:
     """A coordination whose ballot is open, with a hostile participant ``bad``."""
     await deployment.agent("good", HeldVoter())
     await deployment.kill(await deployment.agent("bad", Voter()))
     client = await deployment.client()
-    config = {**CONFIG, "vote_timeout_ms": 1000}
+    config = {**CONFIG, "vote_timeout_ms": vote_timeout_ms}
     name = await client.request("simple_consensus", config, ["bad", "good"])
     await wait_until_async(lambda: bool(stored(deployment, name, "simple.ballot_opened")))
     return Hostile("bad", deployment.keys["bad"]), name
@@ -151,9 +153,7 @@ async def test_at_most_ten_answers_to_a_participant_that_babbles(tmp_path: Path)
         await deployment.coordinator("coord-2")
         deployment.broker.redeliver_now()
         client = await deployment.client()
-        await wait_until_async(
-            lambda: len(stored(deployment, name, "coordination.claimed")) == 2
-        )
+        await wait_until_async(lambda: len(stored(deployment, name, "coordination.claimed")) == 2)
         agree = bad.sign(name, epoch, VOTE_CAST, _vote("disagree"))
         await log.append(Submission(agree, "pub", NODE))
         assert (await client.result(name)).outcome["decision"] == "disagree"
@@ -165,7 +165,7 @@ async def test_evidence_too_large_for_an_event_stops_nothing(tmp_path: Path) -> 
     """Two different votes, each padded to 200 kB: together they fit into no proof."""
     async with Deployment(tmp_path) as deployment:
         await deployment.coordinator("coord-1")
-        bad, name = await _hostile_participant(deployment)
+        bad, name = await _hostile_participant(deployment, 500)
         epoch, log = await _epoch(deployment, name), deployment.connect("bad").log
         for option in ("agree", "disagree"):
             body = padded(_vote(option), 200_000)
