@@ -108,7 +108,7 @@ def _coordination_row(fold: Coordination, last_sequence: int) -> Row:
         terminal.stored_ns if terminal else None,
         duration_ms(fold),
         *ending_columns(terminal),
-        json_of(fold.waiting_for()),
+        json_of(fold.waiting_for()) if terminal is None else "[]",
         fold.events,
         last_sequence,
         len(fold.chains.gaps()),

@@ -15,12 +15,12 @@ COUNTED, VOID = "counted", "void"
 vote = Table(
     "vote",
     MetaData(),
+    text("coordination", "Coordination id.", primary_key=True),
+    integer("ballot", "Number of the ballot, from 1.", primary_key=True, autoincrement=False),
+    text("agent", "Verified author of the vote.", primary_key=True),
     integer("sequence", "Sequence of the vote.", primary_key=True, autoincrement=False),
     text("event_id", "Id of the vote, hex."),
     time_ns("stored_ns", "Storage time of the vote."),
-    text("coordination", "Coordination id.", index=True),
-    integer("ballot", "Number of the ballot, from 1."),
-    text("agent", "Verified author of the vote."),
     text("option", "Option voted for, or abstain."),
     integer("confidence_ppm", "Stated confidence, ppm.", nullable=True),
     integer("weight", "Frozen weight in micro-units; null for outsiders.", nullable=True),
@@ -29,6 +29,7 @@ vote = Table(
     text("rationale_digest", "SHA-256 of a rationale kept elsewhere, hex.", nullable=True),
     comment="Every vote whose signature is good, whether it counts or not. The tally of a ballot "
     "is the weight of its counted votes.",
+    sqlite_with_rowid=False,
 )
 
 
@@ -70,12 +71,12 @@ def _row(verdict: Verdict) -> Row:
     content, header = event.content, event.event.header
     member = fold.participant(header.author) if fold is not None else None
     return (
-        event.sequence,
-        event.event.id.hex(),
-        event.stored_ns,
         header.coordination,
         content.ballot,
         header.author,
+        event.sequence,
+        event.event.id.hex(),
+        event.stored_ns,
         clean_text(content.option),
         content.confidence_ppm,
         member.weight if member else None,

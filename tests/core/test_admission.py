@@ -261,7 +261,9 @@ ATTACKS: dict[str, tuple[str, Attack]] = {
     ),
     "vote in the registry": (
         "wrong_phase",
-        lambda log: _put(log, _signed(log, "a-2", coordination=REGISTRY, epoch=b"")),
+        lambda log: log.append(
+            "a-2", VOTE_CAST, vote("agree"), "pub", coordination=REGISTRY, epoch=b""
+        ),
     ),
     "digest of another proposal": (
         "digest_mismatch",
