@@ -4,8 +4,8 @@
         @on(VoteRequest)
         async def vote(self, request: VoteRequest) -> Ballot: ...
 
-Plain functions run in a thread. A handler that raises or takes too long becomes a reported failure of
-that agent, never a crash.
+Plain functions run in a thread. A handler that raises or takes too long becomes a reported failure
+of that agent, never a crash.
 """
 
 from __future__ import annotations
@@ -53,13 +53,18 @@ class Agent:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        routes = dict(cls._routes)
+        own: dict[type, str] = {}
         for name, member in vars(cls).items():
             request_type = getattr(member, "__mabeam_request__", None)
             if request_type is not None:
                 _check_handler(cls, name, member, request_type)
-                routes[request_type] = name
-        cls._routes = routes
+                if request_type in own:
+                    raise UsageError(
+                        f"{cls.__name__} handles {request_type.__name__} twice: "
+                        f"{own[request_type]} and {name}"
+                    )
+                own[request_type] = name
+        cls._routes = {**cls._routes, **own}
 
     def handler_for(self, request: Any) -> Callable[[Any], Any] | None:
         """The bound handler for a request, or ``None``."""

@@ -19,6 +19,7 @@ from .coordination import Coordination
 from .errors import MabeamError, NotFoundError, PeerProtocolError, UsageError
 from .host.registry import RegistryView
 from .kernel_events import (
+    TERMINAL_TYPES,
     CancelRequested,
     CapabilityQuery,
     CoordinationDecided,
@@ -168,6 +169,7 @@ class Client:
 
     async def watch(self, coordination: str) -> AsyncIterator[Step]:
         """Every event of a coordination, verified and folded, ending with the terminal one."""
+        await self.registry.load(self.transport.log)
         fold = Coordination(coordination, self.protocols, self.registry.keyring.public_key)
         async with aclosing(self.transport.log.follow(coordination)) as records:
             async for record in records:
@@ -194,9 +196,11 @@ class Client:
     async def _fold(self, fold: Coordination, record: Record) -> Step:
         if record.subject.split(".", 5)[4] == "ctl":
             fold.control_stored(record.sequence)
-        if self.registry.keyring.current(record.subject.rpartition(".")[2]) is None:
-            await self.registry.load(self.transport.log)
         event = self.registry.admit(record)
+        if event is None or event.type in TERMINAL_TYPES:
+            # Keys come and go; what this client last read of the registry may be too old to judge.
+            await self.registry.load(self.transport.log)
+            event = self.registry.admit(record)
         if event is None:
             return Step(record, None, "not_admitted", fold)
         try:
@@ -214,7 +218,9 @@ class Client:
         fold = None
         async for step in self.watch(coordination):
             fold = step.coordination
-        assert fold is not None and fold.terminal is not None
+        assert fold is not None
+        assert fold.terminal is not None
+        self.author.forget(coordination)
         content = fold.terminal.content
         if isinstance(content, CoordinationDecided):
             assert fold.opened is not None
@@ -251,5 +257,3 @@ class Client:
         """The registry, up to date."""
         await self.registry.load(self.transport.log)
         return self.registry
-
-

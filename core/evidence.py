@@ -48,7 +48,10 @@ def check_evidence(evidence: EvidenceSubmitted, public_key: KeyLookup, protocols
     events = [_authentic(wire, evidence, public_key) for wire in evidence.proof]
     if tuple(event.id for event in events) != evidence.proof_ids:
         raise _invalid("the ids named are not those of the proof's events")
-    return rule(events, protocols)
+    try:
+        return rule(events, protocols)
+    except PeerProtocolError as error:
+        raise _invalid(error.message) from None
 
 
 def uniqueness_key(event: Event, kind: EventType) -> tuple[Any, ...] | None:
@@ -61,7 +64,7 @@ def uniqueness_key(event: Event, kind: EventType) -> tuple[Any, ...] | None:
         return None
     try:
         body = msgspec.msgpack.decode(event.body, type=kind.body)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise PeerProtocolError("malformed_body", str(error)) from None
     return (kind.name, *(getattr(body, name) for name in kind.uniqueness))
 

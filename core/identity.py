@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from nacl.bindings import (
@@ -172,8 +171,8 @@ class Secrets(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __repr__(self) -> str:
         return f"Secrets(id={self.id!r})"
 
-    def __rich_repr__(self) -> Iterator[tuple[str, str]]:
-        yield "id", self.id
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        return [("id", self.id)]
 
     def key_pair(self) -> KeyPair:
         """The event key."""

@@ -5,9 +5,9 @@ fsynced. After a restart the very same bytes are published again; signing anythi
 key is refused for ever. Entries go in groups, one fsync a group, and are dropped when the
 coordination is over for this author.
 
-File format: one header frame, then frames of ``length(4) crc32(4) crc32-of-these-8(4) payload``. A torn
-last frame was never acknowledged and is cut off; damage anywhere else, a damaged length included,
-means the record cannot be trusted.
+File format: one header frame, then frames of ``length(4) crc32(4) crc32-of-these-8(4) payload``. A
+torn last frame was never acknowledged and is cut off; damage anywhere else, a damaged length
+included, means the record cannot be trusted.
 """
 
 from __future__ import annotations
@@ -79,8 +79,8 @@ class Journal:
     """The journal of one author.
 
     Attributes:
-        born: log sequence at which this journal began; what was opened at or before it may have been
-            signed by a lost predecessor. ``None`` until :meth:`begin`.
+        born: log sequence at which this journal began; what was opened at or before it may have
+            been signed by a lost predecessor. ``None`` until :meth:`begin`.
     """
 
     def __init__(self, path: Path, author: str, key_id: bytes) -> None:
@@ -330,7 +330,7 @@ class Journal:
         try:
             moved, size = self._copy(slots, file)
             os.fsync(file)
-            os.replace(scratch, self.path)
+            scratch.replace(self.path)
         except OSError:
             os.close(file)
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect, text
@@ -75,6 +76,7 @@ def open_database(url: str, *, access: Access = "write") -> Engine:
 
     Raises:
         UsageError: not the address of such a database.
+        DatabaseUnavailableError: there is no such file to read.
     """
     try:
         address = make_url(url)
@@ -84,6 +86,8 @@ def open_database(url: str, *, access: Access = "write") -> Engine:
             hint="Write sqlite:///FILE or postgresql://HOST/NAME.",
         ) from error
     if address.get_backend_name() == "sqlite":
+        if access == "read" and address.database and not Path(address.database).exists():
+            raise DatabaseUnavailableError(f"{address.database} does not exist", hint=_REACH)
         engine = create_engine(address, connect_args={"timeout": BUSY_TIMEOUT_S})
         _configure_sqlite(engine, access)
         return engine

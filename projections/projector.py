@@ -1,14 +1,14 @@
 """The projector: from stored records to the mirror and the read models, exactly once.
 
-Records are prepared (decoded, signatures under way) one batch ahead of the batch that is folded and
-written, so that signatures are checked while rows are. A batch is one transaction: mirror rows,
-read models and position together, or nothing. Whatever goes wrong stops the projector: its fold is
-then ahead of the database, and a new one continues from there.
+Records are prepared (decoded, signatures under way) ahead of the batch that is folded and written,
+so that signatures are checked while rows are. A batch is one transaction: mirror rows, read models
+and position together, or nothing. Whatever goes wrong stops the projector: its fold is then ahead
+of the database, and a new one continues from there.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -40,6 +40,9 @@ from .writing import insert_rows
 
 MAX_BATCH = 1000
 """Records in one transaction, at most."""
+
+AHEAD = 2
+"""Batches prepared before the one being folded, so that there is always a signature to check."""
 
 
 class ProjectorStoppedError(LocalProtocolError):
@@ -103,7 +106,7 @@ class Projector:
         self._replay = Replay(
             root_public_key, protocols, capacity=capacity, max_clock_skew_ms=max_clock_skew_ms
         )
-        self._pending: Prepared | None = None
+        self._pending: deque[Prepared] = deque()
         self._failure: MabeamError | None = None
         check_schema(engine)
         with writing(engine) as connection:
@@ -139,7 +142,7 @@ class Projector:
         self.flush()
 
     def offer(self, records: Sequence[Record]) -> None:
-        """Take the next records; commits all before the last batch, which is only prepared.
+        """Take the next records; commits all but the last :data:`AHEAD` batches.
 
         Raises:
             SequenceGapError: they do not follow what was offered before.
@@ -150,18 +153,16 @@ class Projector:
             batch = records[start : start + self._limit]
             self._check_open()
             self._check_contiguous(batch)
-            prepared = self._replay.prepare(batch, self._pool)
+            self._pending.append(self._replay.prepare(batch, self._pool))
             self._offered = batch[-1].sequence
-            pending, self._pending = self._pending, prepared
-            if pending is not None:
-                self._guarded(pending)
+            if len(self._pending) > AHEAD:
+                self._guarded(self._pending.popleft())
 
     def flush(self) -> None:
         """Commit everything offered; errors as for :meth:`offer`."""
         self._check_open()
-        pending, self._pending = self._pending, None
-        if pending is not None:
-            self._guarded(pending)
+        while self._pending:
+            self._guarded(self._pending.popleft())
 
     def _check_open(self) -> None:
         if self._failure is not None:

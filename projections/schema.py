@@ -24,7 +24,12 @@ metadata = MetaData()
 event_mirror = Table(
     "event_mirror",
     metadata,
-    integer("sequence", "Position in the log, from 1, without holes.", primary_key=True),
+    integer(
+        "sequence",
+        "Position in the log, from 1, without holes.",
+        primary_key=True,
+        autoincrement=False,
+    ),
     time_ns("stored_ns", "When the log stored it, nanoseconds since 1970."),
     text("subject", "Subject under which it is stored."),
     text("coordination", "Coordination named by the subject; names starting with _ are global."),

@@ -16,8 +16,8 @@ def verification_pool(workers: int) -> Executor:
     """Processes that check signatures for :class:`~.projector.Projector`.
 
     Folding keeps the interpreter lock busy, so threads would wait for it after every signature;
-    processes do not. They ignore interrupts and end with the pool or with this process. The program
-    must be importable (``if __name__ == "__main__"``), because each worker starts a new
+    processes do not. They ignore SIGINT and SIGTERM and end with the pool or with this process. The
+    program must be importable (``if __name__ == "__main__"``), because each worker starts a new
     interpreter.
 
     Args:
@@ -39,7 +39,8 @@ def tune_collector() -> None:
 
 
 def _settle_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

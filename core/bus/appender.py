@@ -20,7 +20,7 @@ from .counters import Counters
 from .publisher import Outgoing, Publisher
 
 ALONE = 24
-"""Steps under way on their own before further ones queue up."""
+"""Events under way in steps on their own before further steps queue up."""
 
 GROUPS = 3
 """Batches under way at a time on one connection; the server allows 50 per stream."""
@@ -67,7 +67,7 @@ class Appender:
         if self._closed:
             raise LogUnavailableError("the connection is closed")
         if not (self._queue or self._starting) and self._alone < ALONE:
-            self._alone += 1
+            self._alone += len(messages)
             result = await self._send_alone(messages)
         else:
             step = _Step(messages, loop.create_future())
@@ -92,8 +92,8 @@ class Appender:
                 self._groups += 1
                 self._start(self._run_group(self._take_group()))
             elif self._alone < ALONE:
-                self._alone += 1
                 step = self._queue.popleft()
+                self._alone += len(step.messages)
                 self._queued -= len(step.messages)
                 self._start(self._run_alone(step))
             else:
@@ -136,7 +136,7 @@ class Appender:
             sequence = await self._batches.send([m for step in steps for m in step.messages])
         except (BatchRefusedError, LogUnavailableError, PermissionRefusedError):
             self._groups -= 1
-            self._alone += len(steps)
+            self._alone += sum(len(step.messages) for step in steps)
             await asyncio.gather(*(self._run_alone(step) for step in steps))
             return
         for step in steps:
@@ -164,5 +164,5 @@ class Appender:
                 return [await self._publisher.publish(messages[0])]
             return await self._batches.append_step(messages)
         finally:
-            self._alone -= 1
+            self._alone -= len(messages)
             self._pump()

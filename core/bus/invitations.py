@@ -44,11 +44,14 @@ class InvitationSender:
 
     async def invite(self, node: str, agent: str, coordination: str, payload: bytes) -> None:
         """Store an invitation; a later one for the same coordination replaces it."""
-        await self.ensure_inbox(node, agent)
-        subject = work_subject(node, agent, check_id(coordination, "coordination"))
+        check_id(node, "node")
+        subject = work_subject(node, check_id(agent), check_id(coordination, "coordination"))
         ack = decode_ack((await self._pipeline.request(subject, payload)).data)
         if ack.error is not None:
             raise refusal(ack.error, f"invitation on {subject}")
+        # Last, because the inbox may have vanished with a server while the invitation was sent. A
+        # new one looks back far enough.
+        await self.ensure_inbox(node, agent)
 
     async def ensure_inbox(self, node: str, agent: str) -> None:
         """Create the agent's inbox unless it is known to exist; cheap to repeat."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from ..author import Author
 from ..errors import LogUnavailableError, MabeamError
@@ -138,8 +138,12 @@ class CoordinatorHost:
     async def _coordinate(self, delivery: RequestDelivery) -> None:
         name = delivery.record.subject.split(".", 4)[3]
         if name in self.sessions:
-            # Delivered again while in hand: the lease ran out, but nobody else took it.
-            self.sessions[name].delivery = delivery
+            session = self.sessions[name]
+            if session.delivery.record.sequence == delivery.record.sequence:
+                # Delivered again while in hand: the lease ran out, but nobody else took it.
+                session.delivery = delivery
+            else:  # at most one of the two is the request; it will be clear which
+                await self._answering(delivery.release(1000))
             return
         session = Session(
             name,
@@ -171,18 +175,21 @@ class CoordinatorHost:
             # The feed is behind, so authors of these may have been admitted beyond it.
             await self.registry.load(self.transport.log)
         session.release(history)
-        delivered = session.delivery.record.sequence
-        if session.coordination.request is None and session.position >= delivered:
+        delivered, request = session.delivery.record.sequence, session.coordination.request
+        if session.position >= delivered and (request is None or request.sequence != delivered):
             session.dismiss()
         session.advance()
 
     async def _answer(self, session: Session) -> None:
+        if session.finished:
+            await self._answering(session.delivery.ack())
+        elif not session.superseded:
+            await self._answering(session.delivery.release(1000))
+
+    async def _answering(self, answer: Awaitable[None]) -> None:
         try:
-            if session.finished:
-                await session.delivery.ack()
-            elif not session.superseded:
-                await session.delivery.release(1000)
-        except LogUnavailableError as error:
+            await answer
+        except LogUnavailableError as error:  # unanswered, so it comes again
             _log.warning("request_not_answered", extra={"why": str(error)})
 
     async def _progress(self) -> None:

@@ -11,7 +11,7 @@ from nacl.bindings import crypto_sign, crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
 from ..author import Author
-from ..errors import LogUnavailableError, SequenceConflictError
+from ..errors import AppendRefusedError, LogUnavailableError, SequenceConflictError
 from ..hashing import sha256
 from ..identity import KeyPair
 from ..kernel_events import Health, HealthChanged
@@ -137,6 +137,10 @@ class HealthMonitor:
                 appended = await self._transport.log.append(submission)
             except SequenceConflictError:
                 self._author.withdraw(event)
+                return
+            except AppendRefusedError as error:
+                self._author.withdraw(event)
+                _log.error("health_refused", extra={"why": str(error), "hint": error.hint})
                 return
             except LogUnavailableError as error:
                 # It may have been stored: only the same bytes may follow, or the chain would fork.

@@ -1,8 +1,8 @@
 """The participant host: takes invitations, runs the agent's code, signs once, publishes.
 
-An invitation carries the coordination's ``ctl`` records. The host verifies them from the root key on,
-folds them into the participant's machine and does what it intends. Nothing else is kept: after a
-crash the invitation comes again and the journal says what was already signed.
+An invitation carries the coordination's ``ctl`` records. The host verifies them from the root key
+on, folds them into the participant's machine and does what it intends. Nothing else is kept: after
+a crash the invitation comes again and the journal says what was already signed.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ _log = logger("agent")
 _invitation_decoder = msgspec.msgpack.Decoder(Invitation)
 
 EXPIRY_GRACE_MS = 120_000
-"""How long after its overall time-out an agent still acts in a coordination; journal entries are kept
-twice as long, so nothing is ever forgotten that could still be asked again."""
+"""How long after its overall time-out an agent still acts in a coordination; journal entries are
+kept twice as long, so nothing is ever forgotten that could still be asked again."""
 
 
 def _encode_answer(result: Any) -> bytes:
@@ -100,11 +100,12 @@ class ParticipantHost:
         self._draining.set()
 
     async def register(self) -> None:
-        """Announce the agent, unless the registry already says the same, and settle what the journal
-        vouches for.
+        """Announce the agent, unless the registry already says the same, and settle what the
+        journal vouches for.
 
-        A new journal vouches for nothing before its registration; if this key had registered before,
-        its predecessor may have signed in anything opened until now, and the agent stays mute there.
+        A new journal vouches for nothing before its registration; if this key had registered
+        before, its predecessor may have signed in anything opened until now, and the agent stays
+        mute there.
         """
         view = self.registry
         await view.load(self.transport.log)

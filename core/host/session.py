@@ -1,8 +1,8 @@
 """One coordination in the hands of a coordinator.
 
-Level-triggered: whenever the log shows something new, or a timer is due, ``advance`` looks at what the
-fold intends and starts the one next append. Everything it signs comes back through the log before it
-counts, so takeover, restart and normal operation are the same path.
+Level-triggered: whenever the log shows something new, or a timer is due, ``advance`` looks at what
+the fold intends and starts the one next append. Everything it signs comes back through the log
+before it counts, so takeover, restart and normal operation are the same path.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Session:
         delivery: the request, unanswered while the session runs.
         done: set when the session is over.
         finished: whether it is over because the coordination is.
-        superseded: whether it is over because another coordinator claimed the coordination.
+        superseded: whether it is over because the coordination is in other hands, or should be.
         position: last log sequence folded.
     """
 
@@ -373,7 +373,7 @@ class Session:
         self.done.set()
 
     def dismiss(self) -> None:
-        """End the session for good: the delivered request was rejected, there is nothing to do."""
+        """End the session for good: what was delivered is not the request of this coordination."""
         _log.warning("request_rejected", extra=self._fields())
         self._close()
         self.finished = True

@@ -7,6 +7,7 @@ keeps it; SQLite has none.
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -20,91 +21,57 @@ _TEXT = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 _INTEGER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
+def _column(
+    name: str, kind: Any, comment: str, *, null: bool = False, key: bool = False
+) -> sa.Column[Any]:
+    return sa.Column(
+        name, kind, primary_key=key, nullable=null, autoincrement=False, comment=comment
+    )
+
+
 def upgrade() -> None:
     """Create the tables."""
     _create_mirror()
     _create_generations()
     _create_positions()
+    if op.get_bind().dialect.name == "postgresql":
+        # Signatures and hashes do not compress; trying to costs a quarter of an insert.
+        op.execute("ALTER TABLE event_mirror SET (toast_tuple_target = 8160)")
+        op.execute("ALTER TABLE event_mirror ALTER COLUMN wire SET STORAGE EXTERNAL")
 
 
 def _create_mirror() -> None:
     op.create_table(
         "event_mirror",
-        sa.Column(
-            "sequence",
-            _INTEGER,
-            primary_key=True,
-            comment="Position in the log, from 1, without holes.",
-        ),
-        sa.Column(
-            "stored_ns",
-            _INTEGER,
-            nullable=False,
-            comment="When the log stored it, nanoseconds since 1970.",
-        ),
-        sa.Column("subject", _TEXT, nullable=False, comment="Subject under which it is stored."),
-        sa.Column(
+        _column("sequence", _INTEGER, "Position in the log, from 1, without holes.", key=True),
+        _column("stored_ns", _INTEGER, "When the log stored it, nanoseconds since 1970."),
+        _column("subject", _TEXT, "Subject under which it is stored."),
+        _column(
             "coordination",
             _TEXT,
-            nullable=False,
-            comment="Coordination named by the subject; names starting with _ are global.",
+            "Coordination named by the subject; names starting with _ are global.",
         ),
-        sa.Column(
-            "verdict",
-            _TEXT,
-            nullable=False,
-            comment="effective, rejected (by the fold) or refused (by admission).",
+        _column("verdict", _TEXT, "effective, rejected (by the fold) or refused (by admission)."),
+        _column("reason", _TEXT, "Why it has no effect; null if it is effective.", null=True),
+        _column("message", _TEXT, "The reason for people; null if it is effective.", null=True),
+        _column(
+            "proven", sa.Boolean(), "The signature was good, so the author is accountable for it."
         ),
-        sa.Column(
-            "reason", _TEXT, nullable=True, comment="Why it has no effect; null if it is effective."
+        _column("event_id", _TEXT, "SHA-256 of the header, hex; null if refused.", null=True),
+        _column("type", _TEXT, "family.event_name; null if refused.", null=True),
+        _column("class", _TEXT, "Subject class ctl, pub or req; null if refused.", null=True),
+        _column("author", _TEXT, "Verified author; null if refused.", null=True),
+        _column(
+            "author_seq", _INTEGER, "Number in the author's chain; null if refused.", null=True
         ),
-        sa.Column(
-            "message",
-            _TEXT,
-            nullable=True,
-            comment="The reason for people; null if it is effective.",
+        _column(
+            "epoch", _TEXT, "SHA-256 of the frozen configuration, hex; empty before.", null=True
         ),
-        sa.Column(
-            "proven",
-            sa.Boolean(),
-            nullable=False,
-            comment="The signature was good, so the author is accountable for it.",
+        _column(
+            "at_ns", _INTEGER, "The author's clock, informative only; null if refused.", null=True
         ),
-        sa.Column(
-            "event_id", _TEXT, nullable=True, comment="SHA-256 of the header, hex; null if refused."
-        ),
-        sa.Column("type", _TEXT, nullable=True, comment="family.event_name; null if refused."),
-        sa.Column(
-            "class", _TEXT, nullable=True, comment="Subject class ctl, pub or req; null if refused."
-        ),
-        sa.Column("author", _TEXT, nullable=True, comment="Verified author; null if refused."),
-        sa.Column(
-            "author_seq",
-            _INTEGER,
-            nullable=True,
-            comment="Number in the author's chain; null if refused.",
-        ),
-        sa.Column(
-            "epoch",
-            _TEXT,
-            nullable=True,
-            comment="SHA-256 of the frozen configuration, hex; empty before.",
-        ),
-        sa.Column(
-            "at_ns",
-            _INTEGER,
-            nullable=True,
-            comment="The author's clock, informative only; null if refused.",
-        ),
-        sa.Column(
-            "body", _TEXT, nullable=True, comment="Body, byte strings in hex; null if refused."
-        ),
-        sa.Column(
-            "wire",
-            sa.LargeBinary(),
-            nullable=False,
-            comment="The stored bytes: header, signature and body.",
-        ),
+        _column("body", _TEXT, "Body, byte strings in hex; null if refused.", null=True),
+        _column("wire", sa.LargeBinary(), "The stored bytes: header, signature and body."),
         comment="Every stored message of the log, once, with what became of it.",
     )
     op.create_index(
@@ -115,22 +82,9 @@ def _create_mirror() -> None:
 def _create_generations() -> None:
     op.create_table(
         "projection_generation",
-        sa.Column(
-            "generation",
-            _INTEGER,
-            primary_key=True,
-            autoincrement=False,
-            comment="Suffix of its tables, from 1.",
-        ),
-        sa.Column(
-            "state",
-            _TEXT,
-            nullable=False,
-            comment="live (behind the public views), building, built or retired.",
-        ),
-        sa.Column(
-            "models", _TEXT, nullable=False, comment="Version of each read model in it, by name."
-        ),
+        _column("generation", _INTEGER, "Suffix of its tables, from 1.", key=True),
+        _column("state", _TEXT, "live (behind the public views), building, built or retired."),
+        _column("models", _TEXT, "Version of each read model in it, by name."),
         comment="Sets of read model tables; exactly one is live.",
     )
 
@@ -138,30 +92,15 @@ def _create_generations() -> None:
 def _create_positions() -> None:
     op.create_table(
         "projection_position",
-        sa.Column(
-            "generation",
-            _INTEGER,
-            primary_key=True,
-            autoincrement=False,
-            comment="Generation that has come this far.",
+        _column("generation", _INTEGER, "Generation that has come this far.", key=True),
+        _column(
+            "stream_created_ns", _INTEGER, "Creation time of the log; another value is another log."
         ),
-        sa.Column(
-            "stream_created_ns",
-            _INTEGER,
-            nullable=False,
-            comment="Creation time of the log; another value is another log.",
-        ),
-        sa.Column(
-            "sequence",
-            _INTEGER,
-            nullable=False,
-            comment="Last record projected, 0 before the first.",
-        ),
-        sa.Column(
+        _column("sequence", _INTEGER, "Last record projected, 0 before the first."),
+        _column(
             "record_sha256",
             _TEXT,
-            nullable=False,
-            comment="SHA-256 of that record's stored bytes, hex; empty before the first.",
+            "SHA-256 of that record's stored bytes, hex; empty before the first.",
         ),
         comment="How far each generation has come; committed with its rows. "
         "The live one's position is also the mirror's.",

@@ -281,10 +281,14 @@ def test_events_carry_the_epoch_in_force() -> None:
     foreign = log.append("a-2", VOTE_CAST, vote("agree"), "pub", epoch=bytes(31) + b"\1")
     log.open()
     log.advance()
-    stale = _cancel(log, epoch=b"")
-    assert [_reason(log, each) for each in (early, foreign, stale)] == [
+    stale = log.append("a-3", VOTE_CAST, vote("agree"), "pub", epoch=b"")
+    crossed = _cancel(log, epoch=b"")  # sent before its author could know of the opening
+    cancel = _cancel(log, epoch=bytes(32))
+    assert [_reason(log, each) for each in (early, foreign, stale, crossed, cancel)] == [
         "wrong_phase",
         "wrong_epoch",
+        "wrong_epoch",
+        "",
         "wrong_epoch",
     ]
 
@@ -292,13 +296,18 @@ def test_events_carry_the_epoch_in_force() -> None:
 def test_an_invitation_is_folded_without_request_and_claims() -> None:
     log = opened()
     fold = Coordination(
-        "c1", PROTOCOLS, log.replay.keyring.public_key, role="participant", author="a-1",
+        "c1",
+        PROTOCOLS,
+        log.replay.keyring.public_key,
+        role="participant",
+        author="a-1",
         invited=True,
     )
     for record in log.records:
         event = log.replay.admission.recall(record)
         if event.coordination == "c1" and event.type in (
-            "coordination.opened", "simple.ballot_opened"
+            "coordination.opened",
+            "simple.ballot_opened",
         ):
             fold.apply(event)
     assert [type(intent).__name__ for intent in fold.intents()] == ["Ask"]

@@ -143,8 +143,7 @@ def _long_forms() -> list[bytes]:
         (name, b"\xda\x00\x02c1"),
         (b"\xc4\x08" + KEY.key_id, b"\xc5\x00\x08" + KEY.key_id),
     ]
-    for short, long in longer:
-        assert header.count(short) == 1
+    assert all(header.count(short) == 1 for short, _ in longer)
     wires = [pack([header.replace(short, long), bytes(64), BODY]) for short, long in longer]
     outer = _wire(_fields())
     assert outer[0] == 0x93
@@ -197,7 +196,11 @@ def test_mutated_events_are_refused_or_not_signed(data: st.DataObject) -> None:
     try:
         event = decode_event(bytes(wire))
     except PeerProtocolError as error:
-        assert error.reason in {"malformed", "unsupported_version", "body_mismatch"}
+        reason = error.reason
+    else:
+        reason = ""
+    if reason:
+        assert reason in {"malformed", "unsupported_version", "body_mismatch"}
         return
     assert bytes(wire) == _signed().wire or not verify_signature(
         event.id, event.signature, KEY.public_key

@@ -59,6 +59,12 @@ def test_read_only(database_url: str, engine: Engine, book: Logbook) -> None:
     readers.dispose()
 
 
+def test_reading_creates_no_file(tmp_path: Path) -> None:
+    with pytest.raises(DatabaseUnavailableError):
+        open_database(f"sqlite:///{tmp_path}/x.db", access="read")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_schema_missing_or_newer(database_url: str, engine: Engine, book: Logbook) -> None:
     with writing(engine) as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

@@ -17,7 +17,7 @@ from mabeam.core.host.participant import ParticipantHost
 from mabeam.core.host.registry import RegistryView
 from mabeam.core.identity import Certificate, KeyPair, Role, issue_certificate
 from mabeam.core.journal import Journal
-from mabeam.core.kernel_events import AgentAdmitted, AgentRevoked
+from mabeam.core.kernel_events import AgentAdmitted, AgentKeyRotated, AgentRevoked
 from mabeam.core.log import Submission
 from mabeam.core.memory_transport import MemoryBroker, MemoryTransport
 from mabeam.core.names import REGISTRY, ROOT_AUTHOR
@@ -73,11 +73,24 @@ class Deployment:
         await self._operate("agent.admitted", AgentAdmitted(wire))
         return key
 
+    async def rotate(self, id: str, *roles: Role) -> KeyPair:
+        """Give an id a fresh key."""
+        key = self.keys[id] = KeyPair.generate()
+        self._serial += 1
+        certificate = Certificate(
+            id, roles, key.public_key, "", "ops", ROOT_AUTHOR, 0, 2**62, self._serial
+        )
+        wire = issue_certificate(certificate, self.root)
+        await self._operate("agent.key_rotated", AgentKeyRotated(wire))
+        return key
+
     async def revoke(self, id: str) -> None:
         """Revoke an id."""
         await self._operate("agent.revoked", AgentRevoked(id, "test"))
 
-    async def _operate(self, kind: str, body: AgentAdmitted | AgentRevoked) -> None:
+    async def _operate(
+        self, kind: str, body: AgentAdmitted | AgentKeyRotated | AgentRevoked
+    ) -> None:
         event = self.operator.sign(REGISTRY, b"", kind, body)
         await self.connect(ROOT_AUTHOR).log.append(Submission(event, "ctl", NODE))
 

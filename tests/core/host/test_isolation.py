@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from deployment import Deployment
-from faults import FaultyLog, Faults, HandedRequest, RecordingTelemetry
+from faults import Faults, FaultyLog, HandedRequest, RecordingTelemetry
 from stored import forks, reasons, stored, terminals
 from voters import HeldVoter, Voter
 from waiting import wait_until_async

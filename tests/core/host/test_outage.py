@@ -91,8 +91,7 @@ async def test_everybody_cut_off_for_a_while(tmp_path: Path) -> None:
         await wait_until_async(lambda: "simple.ballot_opened" in effective(deployment, "c1"))
         for id in EVERYBODY:
             faults[id].reachable = False
-        asyncio.get_running_loop().call_later(
-            0.3, lambda: [setattr(faults[id], "reachable", True) for id in EVERYBODY]
-        )
+        for id in EVERYBODY:
+            asyncio.get_running_loop().call_later(0.3, setattr, faults[id], "reachable", True)
         await _check(deployment)
         assert telemetry.names().count("mabeam.protocol.completed") == 1

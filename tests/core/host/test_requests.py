@@ -102,6 +102,31 @@ async def test_one_request_delivered_many_times(tmp_path: Path, copies: int) -> 
         assert effective(deployment, name).count("coordination.claimed") == 1
 
 
+async def test_a_second_request_does_not_unseat_a_coordinator_at_work(tmp_path: Path) -> None:
+    """Any client may store one; it must neither end the first one's lease nor start a takeover."""
+    async with Deployment(tmp_path) as deployment:
+        host = await deployment.coordinator("coord-1")
+        await deployment.agent("a-1", held := HeldVoter())
+        client = await deployment.client()
+        name = await client.request("simple_consensus", CONFIG, ["a-1"])
+        await wait_until_async(lambda: held.asked == 1)
+        body = CoordinationRequested("simple_consensus", {"proposal": 1}, (Invitee("a-1"),))
+        await deployment.client("jester")
+        event = deployment.author("jester").sign(name, b"", "coordination.requested", body)
+        await deployment.connect("jester").log.append(Submission(event, "req", NODE))
+        record = deployment.broker.records[-1]
+        other = await deployment.coordinator("coord-2")
+        first = host.sessions[name].delivery
+        for each in (host, other):
+            handed = HandedRequest(record, redelivered=False)
+            await asyncio.wait_for(deployment.hand(each, handed), 5)
+            assert handed.answers == ["release" if each is host else "ack"]
+        assert host.sessions[name].delivery is first
+        held.go.set()
+        assert (await client.result(name)).outcome["decision"] == "agree"
+        assert len(stored(deployment, name, "coordination.claimed")) == 1
+
+
 async def test_drained_coordinator_ends_what_it_has_and_takes_no_more(tmp_path: Path) -> None:
     async with Deployment(tmp_path) as deployment:
         host = await deployment.coordinator("coord-1")

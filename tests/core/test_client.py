@@ -1,0 +1,111 @@
+"""The client believes what it has folded itself, by the keys in force at that point of the log."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+from deployment import NODE, Deployment
+from hostile import Hostile
+from stored import forks, reasons, stored
+from voters import HeldVoter, Voter
+from waiting import wait_until_async
+
+from mabeam.core.client import CoordinationFailedError
+from mabeam.core.errors import NotFoundError
+from mabeam.core.kernel_events import CoordinationFailed
+from mabeam.core.log import Submission
+
+
+async def test_a_coordinator_that_changed_its_key_is_understood(tmp_path: Path) -> None:
+    async with Deployment(tmp_path) as deployment:
+        host = await deployment.coordinator("coord-1")
+        await deployment.agent("a-1", Voter())
+        client = await deployment.client()
+        await client.decide("simple_consensus", {"proposal": 1}, ["a-1"])
+        await deployment.kill(host)
+        await deployment.rotate("coord-1", "coordinator")
+        await deployment.coordinator("coord-1")
+        decision = await asyncio.wait_for(
+            client.decide("simple_consensus", {"proposal": 2}, ["a-1"]), 10
+        )
+        assert decision.outcome["decision"] == "agree"
+        assert reasons(deployment) == []
+
+
+async def test_a_revoked_coordinator_ends_nothing_for_a_client_that_had_trusted_it(
+    tmp_path: Path,
+) -> None:
+    async with Deployment(tmp_path) as deployment:
+        host = await deployment.coordinator("coord-1")
+        await deployment.agent("a-1", held := HeldVoter())
+        client = await deployment.client()
+        name = await client.request("simple_consensus", {"proposal": 1}, ["a-1"])
+        waiting = asyncio.create_task(client.result(name))
+        await wait_until_async(lambda: held.asked == 1)
+        await deployment.kill(host)
+        fold = await client.read(name)
+        rogue = Hostile("coord-1", deployment.keys["coord-1"])
+        rogue._chains[name] = fold.chains.head("coord-1")[:2]
+        await deployment.revoke("coord-1")
+        body = CoordinationFailed("internal_error", "no")
+        event = rogue.sign(name, fold.epoch, "coordination.failed", body)
+        await deployment.connect("x").log.append(Submission(event, "ctl", NODE))
+        await deployment.coordinator("coord-2")
+        deployment.broker.redeliver_now()
+        held.go.set()
+        assert (await asyncio.wait_for(waiting, 10)).terminal.author == "coord-2"
+
+
+@pytest.mark.parametrize("when", ["before", "crossing"])
+async def test_cancelled_even_if_it_crosses_the_opening(tmp_path: Path, when: str) -> None:
+    async with Deployment(tmp_path) as deployment:
+        await deployment.agent("a-1", HeldVoter())
+        client = await deployment.client()
+        name = await client.request("simple_consensus", {"proposal": 1}, ["a-1"])
+        if when == "before":
+            await client.cancel(name, "why")
+            await deployment.coordinator("coord-1")
+        else:
+            read = client.read
+
+            async def opened_meanwhile(name: str) -> object:
+                fold = await read(name)
+                await deployment.coordinator("coord-1")
+                await wait_until_async(
+                    lambda: bool(stored(deployment, name, "simple.ballot_opened"))
+                )
+                return fold
+
+            client.read = opened_meanwhile  # type: ignore[method-assign, assignment]
+            await client.cancel(name, "why")
+        with pytest.raises(CoordinationFailedError) as failed:
+            await asyncio.wait_for(client.result(name), 10)
+        assert (failed.value.failure, failed.value.code) == ("cancelled", "coordination_failed")
+        assert forks(deployment) == []
+
+
+async def test_unknown_coordination(tmp_path: Path) -> None:
+    async with Deployment(tmp_path) as deployment:
+        client = await deployment.client()
+        with pytest.raises(NotFoundError):
+            await client.read("nothing")
+
+
+async def test_watching_shows_every_step_and_nothing_is_kept(tmp_path: Path) -> None:
+    async with Deployment(tmp_path) as deployment:
+        await deployment.coordinator("coord-1")
+        await deployment.agent("a-1", Voter())
+        client = await deployment.client()
+        decision = await client.decide("simple_consensus", {"proposal": 1}, ["a-1"])
+        steps = [step async for step in client.watch(decision.coordination)]
+        assert [step.reason for step in steps] == [""] * 6
+        assert steps[-1].coordination.phase == "decided"
+        terminal = steps[-1].event
+        assert terminal is not None
+        assert msgspec.msgpack.encode(terminal.content.outcome) == msgspec.msgpack.encode(
+            decision.outcome
+        )
+        assert not client.author.knows(decision.coordination)
