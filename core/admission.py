@@ -22,6 +22,9 @@ from .names import EventClass, event_subject
 
 DEFAULT_CLOCK_SKEW_MS = 10_000
 
+MAX_NESTING = 32
+"""Depth of free-form values; an explicit bound, so that all readers agree whatever their stack."""
+
 _CLASS_ROLES: dict[str, frozenset[Role]] = {
     "ctl": frozenset({"coordinator", "operator"}),
     "req": frozenset({"client", "coordinator", "operator"}),
@@ -142,11 +145,18 @@ class Admission:
     def decode_body(self, event: Event) -> Any:
         """The typed body; ``malformed_body`` if it is not one."""
         try:
-            return self._bodies[event.header.type].decode(event.body)
+            body = self._bodies[event.header.type].decode(event.body)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise PeerProtocolError(
                 "malformed_body", f"body of {event.header.type}: {error}"
             ) from None
+        for field in body.free_form:
+            if not is_shallow(getattr(body, field)):
+                raise PeerProtocolError(
+                    "malformed_body",
+                    f"body of {event.header.type}: {field} is nested more than {MAX_NESTING} deep",
+                )
+        return body
 
     def _check_subject(self, record: Record, event: Event, kind: EventType) -> None:
         tokens = record.subject.split(".")
@@ -206,3 +216,12 @@ def _unreadable(record: Record, error: PeerProtocolError) -> Rejection:
         coordination=coordination,
         author=author,
     )
+
+
+def is_shallow(value: Any, levels: int = MAX_NESTING) -> bool:
+    """Whether a free-form value is nested at most ``levels`` deep."""
+    if isinstance(value, dict):
+        return levels > 0 and all(is_shallow(each, levels - 1) for each in value.values())
+    if isinstance(value, list):
+        return levels > 0 and all(is_shallow(each, levels - 1) for each in value)
+    return True

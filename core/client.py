@@ -7,13 +7,14 @@ has recomputed.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
-from .admission import DEFAULT_CLOCK_SKEW_MS
+from .admission import DEFAULT_CLOCK_SKEW_MS, MAX_NESTING, is_shallow
 from .author import Author
 from .coordination import Coordination
 from .errors import MabeamError, NotFoundError, PeerProtocolError, UsageError
@@ -32,6 +33,10 @@ from .machine import LogEvent, Protocols
 from .names import check_id
 from .telemetry import NoTelemetry
 from .transport import Transport
+
+
+REGISTRY_AGE_S = 1.0
+"""How old a client's view of the registry may be when it begins to follow a coordination."""
 
 
 class CoordinationFailedError(MabeamError):
@@ -108,6 +113,7 @@ class Client:
         self.author = author
         self.transport = transport
         self.protocols = protocols
+        self._refreshed_at = -REGISTRY_AGE_S
         self.registry = RegistryView(
             root_public_key, protocols, NoTelemetry(), max_clock_skew_ms=max_clock_skew_ms
         )
@@ -147,6 +153,10 @@ class Client:
         if name.startswith("_"):
             raise UsageError(f"coordination id {name!r}: names starting with '_' are reserved")
         try:
+            if not is_shallow(dict(config)):
+                raise UsageError(
+                    f"{protocol}: the parameters are nested more than {MAX_NESTING} levels deep"
+                )
             typed = msgspec.convert(dict(config), spec.config_type)
             body = CoordinationRequested(
                 protocol=protocol,
@@ -169,7 +179,7 @@ class Client:
 
     async def watch(self, coordination: str) -> AsyncIterator[Step]:
         """Every event of a coordination, verified and folded, ending with the terminal one."""
-        await self.registry.load(self.transport.log)
+        await self._refresh()
         fold = Coordination(coordination, self.protocols, self.registry.keyring.public_key)
         async with aclosing(self.transport.log.follow(coordination)) as records:
             async for record in records:
@@ -199,7 +209,7 @@ class Client:
         event = self.registry.admit(record)
         if event is None or event.type in TERMINAL_TYPES:
             # Keys come and go; what this client last read of the registry may be too old to judge.
-            await self.registry.load(self.transport.log)
+            await self._refresh(0.0)
             event = self.registry.admit(record)
         if event is None:
             return Step(record, None, "not_admitted", fold)
@@ -208,6 +218,15 @@ class Client:
         except PeerProtocolError as error:
             return Step(record, event, error.reason, fold)
         return Step(record, event, "", fold)
+
+    async def _refresh(self, max_age_s: float = REGISTRY_AGE_S) -> bool:
+        """Read the registry again if it was last read longer ago than this; keys come and go."""
+        now = time.monotonic()
+        if now - self._refreshed_at < max_age_s:
+            return False
+        await self.registry.load(self.transport.log)
+        self._refreshed_at = now
+        return True
 
     async def result(self, coordination: str) -> Decision:
         """Wait for a coordination to end.

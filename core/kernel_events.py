@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
@@ -22,7 +22,13 @@ MAX_PARTICIPANTS = 1000
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all event bodies: immutable, and unknown fields are refused."""
+    """Base of all event bodies: immutable, and unknown fields are refused.
+
+    Class attributes:
+        free_form: fields that hold values of any shape; admission bounds their nesting.
+    """
+
+    free_form: ClassVar[tuple[str, ...]] = ()
 
 
 # Registry -----------------------------------------------------------------------------------------
@@ -113,6 +119,8 @@ class CoordinationRequested(Body, frozen=True):
         query: capability query, instead of ``participants``.
     """
 
+    free_form: ClassVar[tuple[str, ...]] = ("config",)
+
     protocol: ShortText
     config: dict[str, Any] = {}
     participants: Annotated[tuple[Invitee, ...], msgspec.Meta(max_length=MAX_PARTICIPANTS)] = ()
@@ -166,6 +174,8 @@ class CoordinationOpened(Body, frozen=True):
         config: the protocol's complete parameters.
     """
 
+    free_form: ClassVar[tuple[str, ...]] = ("config",)
+
     request_id: Bytes32
     protocol: ShortText
     protocol_version: Natural
@@ -195,6 +205,8 @@ class Cut(Body, frozen=True):
 class CoordinationDecided(Body, frozen=True):
     """Terminal: the outcome, recomputable from the events up to ``inputs_upto``."""
 
+    free_form: ClassVar[tuple[str, ...]] = ("outcome",)
+
     outcome: dict[str, Any]
     inputs_upto: Natural
     cut: Cut
@@ -202,6 +214,8 @@ class CoordinationDecided(Body, frozen=True):
 
 class CoordinationFailed(Body, frozen=True):
     """Terminal: the procedure could not be carried out (COM-25)."""
+
+    free_form: ClassVar[tuple[str, ...]] = ("details",)
 
     code: ShortText
     message: Text
@@ -255,6 +269,8 @@ class EvidenceSubmitted(Body, frozen=True):
 
 class OutcomeReported(Body, frozen=True):
     """Ground truth about an earlier event, from a source named in the deployment (EVI-6)."""
+
+    free_form: ClassVar[tuple[str, ...]] = ("value",)
 
     subject_event: Bytes32
     topic: ShortText

@@ -28,6 +28,7 @@ class KeyEntry(msgspec.Struct, frozen=True):
     Attributes:
         certificate: the root's statement.
         certificate_wire: the same as signed.
+        key_id: key id of the certificate's key.
         since: sequence of the event that admitted it; events after it may use it.
         until: sequence of the event that ended it, or ``None`` while it counts.
         end_reason: ``revoked_key`` or ``rotated_key`` once ended.
@@ -35,6 +36,7 @@ class KeyEntry(msgspec.Struct, frozen=True):
 
     certificate: Certificate
     certificate_wire: bytes
+    key_id: bytes
     since: int
     until: int | None = None
     end_reason: str = ""
@@ -104,7 +106,7 @@ class Keyring:
         if author == ROOT_AUTHOR:
             return self.root_public_key if key_id == self.root_key_id else None
         for entry in self._keys.get(author, ()):
-            if entry.certificate.key_id == key_id:
+            if entry.key_id == key_id:
                 return entry.certificate.event_key
         return None
 
@@ -124,7 +126,7 @@ class Keyring:
         if not entries:
             raise PeerProtocolError("unknown_author", f"{author!r} was never admitted")
         for entry in reversed(entries):
-            if entry.certificate.key_id != key_id:
+            if entry.key_id != key_id:
                 continue
             if sequence <= entry.since:
                 continue  # the same key may have been certified before
@@ -194,7 +196,7 @@ class Keyring:
                 entries[-1] = msgspec.structs.replace(
                     last, until=sequence, end_reason="rotated_key"
                 )
-        entries.append(KeyEntry(certificate, wire, sequence))
+        entries.append(KeyEntry(certificate, wire, certificate.key_id, sequence))
 
     def _revoke(self, content: AgentRevoked, event: LogEvent) -> None:
         entries = self._keys.get(content.agent_id)

@@ -72,7 +72,7 @@ def open_request(
             hint=f"Known protocols: {', '.join(sorted(protocols))}.",
         )
     _check_ordering(wanted)
-    members = _members(wanted, keyring)
+    members = _members(wanted, keyring, request.stored_ns)
     config, members = _freeze(spec, wanted, members)
     members = _cap_controllers(members, wanted.controller_cap_ppm)
     opened = CoordinationOpened(
@@ -120,7 +120,9 @@ def _check_ordering(wanted: CoordinationRequested) -> None:
         )
 
 
-def _members(wanted: CoordinationRequested, keyring: Keyring) -> tuple[Participant, ...]:
+def _members(
+    wanted: CoordinationRequested, keyring: Keyring, now_ns: int
+) -> tuple[Participant, ...]:
     invitees = wanted.participants or _query(wanted, keyring)
     if not invitees:
         raise OpeningError(
@@ -142,7 +144,7 @@ def _members(wanted: CoordinationRequested, keyring: Keyring) -> tuple[Participa
         )
     members, missing = [], []
     for invitee in sorted(invitees, key=lambda each: each.agent_id):
-        member = _member(invitee, keyring)
+        member = _member(invitee, keyring, now_ns)
         if member is None:
             missing.append(invitee.agent_id)
         else:
@@ -157,12 +159,14 @@ def _members(wanted: CoordinationRequested, keyring: Keyring) -> tuple[Participa
     return tuple(members)
 
 
-def _member(invitee: Invitee, keyring: Keyring) -> Participant | None:
+def _member(invitee: Invitee, keyring: Keyring, now_ns: int) -> Participant | None:
     entry = keyring.current(invitee.agent_id)
     registered = keyring.agent(invitee.agent_id).registered
     if entry is None or registered is None or "agent" not in entry.certificate.roles:
         return None
     certificate = entry.certificate
+    if not certificate.not_before_ns <= now_ns < certificate.not_after_ns:
+        return None
     return Participant(
         certificate.id, certificate.key_id, registered.node, certificate.controller, invitee.weight
     )

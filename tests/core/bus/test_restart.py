@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -17,18 +16,29 @@ from mabeam.core.log import Appended, Record
 pytestmark = pytest.mark.integration
 
 
-async def _crash_during(bus: Any, work: Awaitable[Any], progress: Any) -> Any:
-    """Kill and restart the server twice while ``work`` goes on."""
-    task = asyncio.ensure_future(work)
+async def _crash_twice(
+    bus: Any, appended: dict[bytes, int], work: Callable[[int], Awaitable[Any]]
+) -> None:
+    """Do ``work(0)``, ``work(1)`` … and kill the server twice in the middle of it."""
+    enough = asyncio.Event()
 
-    def reached(threshold: int) -> bool:
-        return bool(progress() >= threshold or task.done())
+    async def go_on() -> None:
+        number = 0
+        while not enough.is_set():
+            await work(number)
+            number += 1
 
-    for threshold in (300, 900):
-        await wait_until_async(partial(reached, threshold))
+    task = asyncio.create_task(go_on())
+
+    def reached(count: int) -> bool:
+        return len(appended) >= count or task.done()
+
+    for _ in range(2):
+        await wait_until_async(partial(reached, len(appended) + 300), timeout_s=20)
         bus.server.kill()
         await bus.server.start_async()
-    return await task
+    enough.set()
+    await task
 
 
 def _check_log(records: list[Record], appended: dict[bytes, int]) -> None:
@@ -40,19 +50,19 @@ def _check_log(records: list[Record], appended: dict[bytes, int]) -> None:
 
 
 async def test_single_appends(bus: Any) -> None:
-    log = (await bus.connect("coord")).log
-    submissions = [bus.submission(n) for n in range(3000)]
+    transport = await bus.connect("coord")
     appended: dict[bytes, int] = {}
-    source = iter(submissions)
 
-    async def write() -> None:
-        for submission in source:
-            appended[submission.event.id] = (await log.append(submission)).sequence
-            await asyncio.sleep(random.random() / 1000)
+    async def write(first: int) -> None:
+        for number in range(first, first + 25):
+            submission = bus.submission(number)
+            appended[submission.event.id] = (await transport.log.append(submission)).sequence
 
-    work = asyncio.gather(*(write() for _ in range(20)))
-    await _crash_during(bus, work, lambda: len(appended))
-    assert len(appended) == 3000
+    async def work(round_: int) -> None:
+        await asyncio.gather(*(write(500 * round_ + 25 * n) for n in range(20)))
+
+    await _crash_twice(bus, appended, work)
+    assert transport.counters.reconnects >= 1
     _check_log(await bus.stored(), appended)
 
 
@@ -76,9 +86,13 @@ async def test_group_commit_and_steps(bus: Any) -> None:
         for event, each in zip(events, result, strict=True):
             appended[event.event.id] = each.sequence
 
-    work = asyncio.gather(*(single(n) for n in range(2000)), *(step(n) for n in range(300)))
-    await _crash_during(bus, work, lambda: len(appended))
-    assert len(appended) == 2000 + 4 * 300
+    async def work(round_: int) -> None:
+        await asyncio.gather(
+            *(single(400 * round_ + n) for n in range(400)),
+            *(step(60 * round_ + n) for n in range(60)),
+        )
+
+    await _crash_twice(bus, appended, work)
     assert transport.counters.batches > 0
     assert transport.counters.reconnects >= 1
     _check_log(await bus.stored(), appended)
@@ -86,19 +100,21 @@ async def test_group_commit_and_steps(bus: Any) -> None:
 
 async def test_guarded_chain_survives(bus: Any) -> None:
     """A coordinator's lost answer must not look like a lost race."""
-    log = (await bus.connect("coord")).log
+    transport = await bus.connect("coord")
     appended: dict[bytes, int] = {}
+    positions = dict.fromkeys((f"chain{n}" for n in range(20)), 0)
 
-    async def chain(name: str) -> None:
-        position = 0
-        for number in range(60):
-            event = bus.submission(number, coordination=name, expected=position)
-            position = (await log.append(event)).sequence
-            appended[event.event.id] = position
+    async def extend(name: str, first: int) -> None:
+        for number in range(first, first + 20):
+            event = bus.submission(number, coordination=name, expected=positions[name])
+            positions[name] = (await transport.log.append(event)).sequence
+            appended[event.event.id] = positions[name]
 
-    work = asyncio.gather(*(chain(f"chain{n}") for n in range(20)))
-    await _crash_during(bus, work, lambda: len(appended))
-    assert len(appended) == 1200
+    async def work(round_: int) -> None:
+        await asyncio.gather(*(extend(name, 20 * round_) for name in positions))
+
+    await _crash_twice(bus, appended, work)
+    assert transport.counters.reconnects >= 1
     _check_log(await bus.stored(), appended)
 
 
