@@ -1,1 +1,1 @@
-"""The kernel: signed events, identity, the log contract, machines, hosts, audit. Knows no protocol by name."""
+"""The kernel: signed events, identity, the log, machines, hosts, audit; no protocol by name."""

@@ -75,8 +75,8 @@ class ChainBook:
         """Take an admitted event into its author's chain.
 
         Raises:
-            PeerProtocolError: ``duplicate`` (the same event again), ``equivocation`` with both ids as
-                evidence (a fork, E7), ``chain_mismatch`` (it names another predecessor) or
+            PeerProtocolError: ``duplicate`` (the same event again), ``equivocation`` with both ids
+                as evidence (a fork, E7), ``chain_mismatch`` (it names another predecessor) or
                 ``clock_skew`` (its clock runs backwards).
         """
         header = event.header

@@ -6,9 +6,9 @@ has recomputed.
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -20,7 +20,6 @@ from .coordination import Coordination
 from .errors import MabeamError, NotFoundError, PeerProtocolError, UsageError
 from .host.registry import RegistryView
 from .kernel_events import (
-    TERMINAL_TYPES,
     CancelRequested,
     CapabilityQuery,
     CoordinationDecided,
@@ -31,12 +30,10 @@ from .kernel_events import (
 from .log import Record, Submission
 from .machine import LogEvent, Protocols
 from .names import check_id
-from .telemetry import NoTelemetry
+from .telemetry import NoTelemetry, logger
 from .transport import Transport
 
-
-REGISTRY_AGE_S = 1.0
-"""How old a client's view of the registry may be when it begins to follow a coordination."""
+_log = logger("client")
 
 
 class CoordinationFailedError(MabeamError):
@@ -113,7 +110,7 @@ class Client:
         self.author = author
         self.transport = transport
         self.protocols = protocols
-        self._refreshed_at = -REGISTRY_AGE_S
+        self._following: asyncio.Task[None] | None = None
         self.registry = RegistryView(
             root_public_key, protocols, NoTelemetry(), max_clock_skew_ms=max_clock_skew_ms
         )
@@ -179,14 +176,20 @@ class Client:
 
     async def watch(self, coordination: str) -> AsyncIterator[Step]:
         """Every event of a coordination, verified and folded, ending with the terminal one."""
-        await self._refresh()
-        fold = Coordination(coordination, self.protocols, self.registry.keyring.public_key)
+        await self._follow_registry()
         async with aclosing(self.transport.log.follow(coordination)) as records:
-            async for record in records:
-                step = await self._fold(fold, record)
+            async for step in self._steps(coordination, records):
                 yield step
-                if fold.terminal is not None:
-                    return
+
+    async def _steps(
+        self, coordination: str, records: AsyncIterator[Record]
+    ) -> AsyncIterator[Step]:
+        fold = Coordination(coordination, self.protocols, self.registry.public_key)
+        async for record in records:
+            step = await self._fold(fold, record)
+            yield step
+            if fold.terminal is not None:
+                return
 
     async def read(self, coordination: str) -> Coordination:
         """The fold of what is stored of a coordination now.
@@ -194,7 +197,7 @@ class Client:
         Raises:
             NotFoundError: nothing is stored under that id.
         """
-        fold = Coordination(coordination, self.protocols, self.registry.keyring.public_key)
+        fold = Coordination(coordination, self.protocols, self.registry.public_key)
         for record in await self.transport.log.read(coordination):
             await self._fold(fold, record)
         if fold.events == 0:
@@ -207,9 +210,8 @@ class Client:
         if record.subject.split(".", 5)[4] == "ctl":
             fold.control_stored(record.sequence)
         event = self.registry.admit(record)
-        if event is None or event.type in TERMINAL_TYPES:
-            # Keys come and go; what this client last read of the registry may be too old to judge.
-            await self._refresh(0.0)
+        if event is None:  # its author may have been admitted a moment ago
+            await self.registry.load(self.transport.log)
             event = self.registry.admit(record)
         if event is None:
             return Step(record, None, "not_admitted", fold)
@@ -219,14 +221,12 @@ class Client:
             return Step(record, event, error.reason, fold)
         return Step(record, event, "", fold)
 
-    async def _refresh(self, max_age_s: float = REGISTRY_AGE_S) -> bool:
-        """Read the registry again if it was last read longer ago than this; keys come and go."""
-        now = time.monotonic()
-        if now - self._refreshed_at < max_age_s:
-            return False
-        await self.registry.load(self.transport.log)
-        self._refreshed_at = now
-        return True
+    async def _follow_registry(self) -> None:
+        """Have the registry loaded and kept up to date in the background."""
+        if self._following is None or self._following.done():
+            await self.registry.load(self.transport.log)
+            self._following = asyncio.create_task(self.registry.follow(self.transport.log))
+            self._following.add_done_callback(_retrieve)  # the next use begins anew
 
     async def result(self, coordination: str) -> Decision:
         """Wait for a coordination to end.
@@ -234,8 +234,13 @@ class Client:
         Raises:
             CoordinationFailedError: it failed or was cancelled.
         """
+        await self._follow_registry()
+        async with aclosing(self.transport.log.follow(coordination)) as records:
+            return await self._conclude(coordination, records)
+
+    async def _conclude(self, coordination: str, records: AsyncIterator[Record]) -> Decision:
         fold = None
-        async for step in self.watch(coordination):
+        async for step in self._steps(coordination, records):
             fold = step.coordination
         assert fold is not None
         assert fold.terminal is not None
@@ -257,11 +262,25 @@ class Client:
         protocol: str,
         config: Mapping[str, Any],
         participants: Sequence[str | Invitee] = (),
+        *,
+        coordination: str | None = None,
         **options: Any,
     ) -> Decision:
         """:meth:`request` and :meth:`result` in one."""
-        name = await self.request(protocol, config, participants, **options)
-        return await self.result(name)
+        if coordination is not None:
+            await self.request(protocol, config, participants, coordination=coordination, **options)
+            return await self.result(coordination)
+        await self._follow_registry()
+        name = secrets.token_hex(16)
+        async with aclosing(self.transport.log.follow(name, None)) as records:
+            first = asyncio.ensure_future(anext(records))
+            await asyncio.sleep(0)  # subscribed before the request goes out on the same connection
+            try:
+                await self.request(protocol, config, participants, coordination=name, **options)
+                return await self._conclude(name, _joined(first, records))
+            finally:
+                first.cancel()
+                await asyncio.gather(first, return_exceptions=True)
 
     async def cancel(self, coordination: str, reason: str = "") -> None:
         """Ask for a coordination of this client's to be cancelled."""
@@ -276,3 +295,14 @@ class Client:
         """The registry, up to date."""
         await self.registry.load(self.transport.log)
         return self.registry
+
+
+async def _joined(first: Awaitable[Record], rest: AsyncIterator[Record]) -> AsyncIterator[Record]:
+    yield await first
+    async for record in rest:
+        yield record
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        _log.debug("registry_not_followed", exc_info=task.exception())

@@ -1,8 +1,8 @@
 """The life of one coordination as the log shows it.
 
 ``requested → claimed → opened → … → decided | failed | cancelled``, with any number of later claims
-that supersede earlier ones. This fold is the single judge of what counts: coordinators, participants,
-projectors, the simulator and the auditor all run it, so they cannot disagree.
+that supersede earlier ones. This fold is the single judge of what counts: coordinators,
+participants, projectors, the simulator and the auditor all run it, so they cannot disagree.
 """
 
 from __future__ import annotations
@@ -43,8 +43,9 @@ class Coordination:
         role: which machine to run once the coordination is open.
         author: whose role that is, empty for an observer.
         secret: the author's secrets by label.
-        invited: fold only the ``ctl`` records of an invitation, from ``coordination.opened`` on: the
-            request and the claims are not in view, admission has checked the coordinator's role.
+        invited: fold only the ``ctl`` records of an invitation, from ``coordination.opened`` on:
+            the request and the claims are not in view, admission has checked the coordinator's
+            role.
 
     Attributes:
         request, claim, opened, terminal: the events in force, ``None`` until they exist.

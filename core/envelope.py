@@ -2,8 +2,8 @@
 
 On the wire an event is a msgpack array ``[header, signature, body]`` of byte strings; the header is
 itself the msgpack encoding of a fixed-order array. The event id is SHA-256 of the header bytes and
-the signature covers the id under a domain tag, so verification never re-encodes anything. Decoding is
-strict: one value has exactly one encoding, hence exactly one id.
+the signature covers the id under a domain tag, so verification never re-encodes anything. Decoding
+is strict: one value has exactly one encoding, hence exactly one id.
 """
 
 from __future__ import annotations
@@ -99,7 +99,8 @@ def decode_event(wire: bytes) -> Event:
     """Decode ``wire`` strictly; signature and body content are not checked.
 
     Raises:
-        PeerProtocolError: ``over_limit``, ``malformed``, ``unsupported_version`` or ``body_mismatch``.
+        PeerProtocolError: ``over_limit``, ``malformed``, ``unsupported_version`` or
+        ``body_mismatch``.
     """
     if len(wire) > MAX_EVENT_BYTES:
         raise PeerProtocolError(

@@ -1,4 +1,5 @@
-"""The error tree. Every error has a stable ``code``, a message that names the input, and a ``hint``.
+"""The error tree. Every error has a stable ``code``, a message that names the input, and a
+``hint``.
 
 Two families must never be confused: :class:`LocalProtocolError` is a fault of this program,
 :class:`PeerProtocolError` is the fault of the author of an event and carries the reason under which

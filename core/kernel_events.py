@@ -72,13 +72,19 @@ class AgentRegistered(Body, frozen=True):
 
 
 class HealthChanged(Body, frozen=True):
-    """A coordinator observed a change of an agent's health (COM-20)."""
+    """A coordinator observed a change of an agent's health (COM-20).
+
+    Attributes:
+        after_sequence: sequence of the change it supersedes, 0 for the first. One that names
+            another than the last has come too late and has no effect.
+    """
 
     agent_id: AgentId
     health: Health
     cpu_ppm: Natural = 0
     memory_bytes: Natural = 0
     tasks: Natural = 0
+    after_sequence: Natural = 0
 
 
 # Life of a coordination ---------------------------------------------------------------------------

@@ -168,6 +168,8 @@ class Keyring:
         elif isinstance(content, HealthChanged):
             if content.agent_id not in self._keys:
                 raise PeerProtocolError("unknown_author", f"{content.agent_id!r} is not admitted")
+            if content.after_sequence != self.agent(content.agent_id).health_sequence:
+                raise PeerProtocolError("late", f"{content.agent_id!r} changed since it was seen")
             self._agents[content.agent_id] = msgspec.structs.replace(
                 self.agent(content.agent_id),
                 health=content.health,

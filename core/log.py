@@ -88,7 +88,8 @@ class EventLog(Protocol):
         """Store all events, in order, or none of them (one atomic step).
 
         At most 500 events. Only the first event of each coordination may carry
-        ``expected_control``; it guards the step for that coordination. Errors as for :meth:`append`.
+        ``expected_control``; it guards the step for that coordination. Errors as for
+        :meth:`append`.
         """
         ...
 
@@ -102,14 +103,15 @@ class EventLog(Protocol):
         contiguous batches. Raises :class:`SequenceGapError` on a hole."""
         ...
 
-    def follow(self, coordination: str, after: int = 0) -> AsyncGenerator[Record, None]:
+    def follow(self, coordination: str, after: int | None = 0) -> AsyncGenerator[Record, None]:
         """Stored events of one coordination, then new ones as they arrive, without end, each once,
-        in order. Close the iterator (``aclose``) to stop."""
+        in order. Close the iterator (``aclose``) to stop. ``None`` says that nothing can be stored
+        yet, because the caller has just made up the id: then nothing is read."""
         ...
 
     def follow_all(self, after: int | None = None) -> AsyncIterator[list[Record]]:
-        """Like :meth:`follow` for the whole log, in contiguous non-empty batches; ``None`` starts at
-        the present head. Raises :class:`SequenceGapError` when a hole cannot be filled."""
+        """Like :meth:`follow` for the whole log, in contiguous non-empty batches; ``None`` starts
+        at the present head. Raises :class:`SequenceGapError` when a hole cannot be filled."""
         ...
 
     async def record_at(self, sequence: int) -> Record | None:

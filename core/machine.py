@@ -85,9 +85,9 @@ class AskFailed(msgspec.Struct, frozen=True):
 class Ask(msgspec.Struct, frozen=True):
     """Run the agent's own code; ``reply`` turns its answer into the event that reports it.
 
-    ``reply`` must be pure: the host journals the answer before anything derived from it is signed and
-    calls ``reply`` again after a restart. It raises :class:`~mabeam.core.errors.UsageError` for an
-    answer the agent must not give.
+    ``reply`` must be pure: the host journals the answer before anything derived from it is signed
+    and calls ``reply`` again after a restart. It raises :class:`~mabeam.core.errors.UsageError` for
+    an answer the agent must not give.
     """
 
     key: Key
@@ -173,8 +173,8 @@ class Machine(ABC):
         """Fold one verified event of this coordination.
 
         Raises:
-            PeerProtocolError: a peer's fault; the event has no effect. The state is unchanged but for
-                what the rejection itself establishes (an equivocation voids the earlier vote).
+            PeerProtocolError: a peer's fault; the event has no effect. The state is unchanged but
+                for what the rejection itself establishes (an equivocation voids the earlier vote).
         """
 
     @abstractmethod

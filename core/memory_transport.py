@@ -321,8 +321,11 @@ class MemoryLog:
             self._check_open()
             yield self._broker.records[start : min(start + READ_BATCH, end)]
 
-    async def follow(self, coordination: str, after: int = 0) -> AsyncGenerator[Record, None]:
+    async def follow(
+        self, coordination: str, after: int | None = 0
+    ) -> AsyncGenerator[Record, None]:
         """See :meth:`mabeam.core.log.EventLog.follow`."""
+        after = after or 0
         signal = self._broker.append_signal(coordination)
         while True:
             records = await self.read(coordination, after)

@@ -1,4 +1,4 @@
-"""Identifiers and the subject layout: where in the log an event belongs, derived from its header."""
+"""Identifiers and the subject layout: where in the log an event belongs, by its header."""
 
 from __future__ import annotations
 

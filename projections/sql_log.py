@@ -80,10 +80,12 @@ class SqlLog:
                 yield batch
             await asyncio.sleep(self._poll_interval_s)
 
-    async def follow(self, coordination: str, after: int = 0) -> AsyncGenerator[Record, None]:
+    async def follow(
+        self, coordination: str, after: int | None = 0
+    ) -> AsyncGenerator[Record, None]:
         """Mirrored records of one coordination, then new ones as they are projected."""
         while True:
-            for record in await self.read(coordination, after):
+            for record in await self.read(coordination, after or 0):
                 after = record.sequence
                 yield record
             await asyncio.sleep(self._poll_interval_s)

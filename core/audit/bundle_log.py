@@ -54,9 +54,11 @@ class BundleLog:
         if batch:
             yield batch
 
-    async def follow(self, coordination: str, after: int = 0) -> AsyncGenerator[Record, None]:
+    async def follow(
+        self, coordination: str, after: int | None = 0
+    ) -> AsyncGenerator[Record, None]:
         """Its records of that coordination with sequence > ``after``, then the end."""
-        for record in await self.read(coordination, after):
+        for record in await self.read(coordination, after or 0):
             yield record
 
     async def follow_all(self, after: int | None = None) -> AsyncIterator[list[Record]]:

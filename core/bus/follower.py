@@ -57,7 +57,7 @@ async def follow_one(
     connection: Connection,
     read: Callable[[str, int], Awaitable[list[Record]]],
     coordination: str,
-    after: int,
+    after: int | None,
 ) -> AsyncGenerator[Record, None]:
     """One coordination from ``after`` on; see :meth:`mabeam.core.log.EventLog.follow`.
 
@@ -68,15 +68,18 @@ async def follow_one(
     """
     feed = LiveFeed(connection, feed_filter(coordination))
     await feed.open()
+    known_empty, after = after is None, after or 0
     position = after
     heads: dict[str, int] = {}
     pause = LAG_PAUSE_S
     try:
         while True:
             feed.doubtful = False
-            for record in await read(coordination, position):
-                position = heads[record.subject] = record.sequence
-                yield record
+            if not known_empty:
+                for record in await read(coordination, position):
+                    position = heads[record.subject] = record.sequence
+                    yield record
+            known_empty = False
             if feed.latest > position:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_LAG_PAUSE_S)

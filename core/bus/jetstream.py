@@ -112,7 +112,7 @@ class JetStreamLog:
         async for batch in self._reader.read(after, head.sequence):
             yield batch
 
-    def follow(self, coordination: str, after: int = 0) -> AsyncGenerator[Record, None]:
+    def follow(self, coordination: str, after: int | None = 0) -> AsyncGenerator[Record, None]:
         """See :meth:`mabeam.core.log.EventLog.follow`."""
         check_id(coordination, "coordination")
         return follow_one(self._connection, self.read, coordination, after)

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from ..author import Author
+from ..envelope import Event
 from ..errors import LogUnavailableError, MabeamError
 from ..log import Record
 from ..machine import Protocols
@@ -23,6 +25,9 @@ from .registry import RegistryView
 from .session import Session
 
 _log = logger("coordinator")
+
+MAX_REFUSED = 4096
+"""Coordinations whose refused events are remembered for the case that this one takes them over."""
 
 
 class CoordinatorHost:
@@ -62,6 +67,8 @@ class CoordinatorHost:
         self._protocols = protocols
         self._capacity = capacity
         self._progress_s = progress_s
+        self._refused: OrderedDict[str, Event] = OrderedDict()
+        self._moved = asyncio.Event()
         self._draining = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._ready = asyncio.Event()
@@ -94,6 +101,8 @@ class CoordinatorHost:
         self._ready.set()
         async for batch in self.transport.log.follow_all(self.position):
             touched = self._route(batch)
+            self._moved.set()
+            self._moved = asyncio.Event()
             for session in touched:
                 session.advance()
 
@@ -145,6 +154,9 @@ class CoordinatorHost:
             else:  # at most one of the two is the request; it will be clear which
                 await self._answering(delivery.release(1000))
             return
+        if not self._may_coordinate():
+            await self._answering(delivery.release(1000))
+            return
         session = Session(
             name,
             delivery,
@@ -153,6 +165,7 @@ class CoordinatorHost:
             self._protocols,
             self.registry,
             self.telemetry,
+            self._recall(name),
         )
         self.sessions[name] = session
         self.telemetry.gauge("sessions", len(self.sessions))
@@ -163,17 +176,40 @@ class CoordinatorHost:
             _log.warning("session_not_begun", extra={"coordination": name, "why": str(error)})
         finally:
             session.stop()  # unless it is over
+            self._remember(name, session.refused)
             self.sessions.pop(name, None)
             self.telemetry.gauge("sessions", len(self.sessions))
         await self._answer(session)
+
+    def _may_coordinate(self) -> bool:
+        """Whether this key may act now; a revoked coordinator leaves requests to the others."""
+        entry = self.registry.keyring.current(self.author.id)
+        return (
+            entry is not None
+            and entry.key_id == self.author.key.key_id
+            and "coordinator" in entry.certificate.roles
+        )
+
+    def _recall(self, name: str) -> Event | None:
+        """What lost a race in an earlier session; the chain goes on behind it."""
+        event = self._refused.pop(name, None)
+        if event is not None:
+            header = event.header
+            self.author.resume(name, header.author_seq + 1, event.id, header.at_ns)
+        return event
+
+    def _remember(self, name: str, refused: Event | None) -> None:
+        if refused is not None:
+            self._refused[name] = refused
+            if len(self._refused) > MAX_REFUSED:
+                self._refused.popitem(last=False)
 
     async def _begin(self, session: Session) -> None:
         """Give the session what the log holds of its coordination so far."""
         session.hold()
         history = await self.transport.log.read(session.coordination.id)
-        if history and history[-1].sequence > self.position:
-            # The feed is behind, so authors of these may have been admitted beyond it.
-            await self.registry.load(self.transport.log)
+        while history and history[-1].sequence > self.position:
+            await self._moved.wait()  # the registry must be known as far as the history
         session.release(history)
         delivered, request = session.delivery.record.sequence, session.coordination.request
         if session.position >= delivered and (request is None or request.sequence != delivered):

@@ -11,6 +11,7 @@ from nacl.bindings import crypto_sign, crypto_sign_open
 from nacl.exceptions import BadSignatureError
 
 from ..author import Author
+from ..envelope import Event
 from ..errors import AppendRefusedError, LogUnavailableError, SequenceConflictError
 from ..hashing import sha256
 from ..identity import KeyPair
@@ -25,6 +26,9 @@ _log = logger("coordinator")
 
 HEARTBEAT_S = 2.0
 MISSED_HEARTBEATS = 3
+HOLD_DOWN_S = 10.0
+"""How long a change of health stands before it is contradicted."""
+
 OVERLOAD_CPU_PPM = 900_000
 OVERLOAD_MEMORY_BYTES = 2**30
 OVERLOAD_TASKS = 10
@@ -77,6 +81,8 @@ class HealthMonitor:
         self._telemetry = telemetry
         self._clock_ns = clock_ns
         self._last: dict[str, tuple[float, Heartbeat]] = {}
+        self._known: dict[str, tuple[Health, float]] = {}
+        self._pending: Event | None = None
         self._since = time.monotonic()
 
     async def run(self) -> None:
@@ -102,51 +108,64 @@ class HealthMonitor:
             for agent, state in list(self._registry.keyring.registered()):
                 observed = self._observe(agent)
                 counts[observed.health if observed else state.health] += 1
-                if observed is not None and observed.health != state.health:
+                if observed is not None and self._is_due(agent, observed.health, state.health):
                     await self._report(observed)
             for status, number in counts.items():
                 self._telemetry.gauge("registry_agents", number, status=status)
 
+    def _is_due(self, agent: str, observed: Health, known: Health) -> bool:
+        """Whether to report: at once after a quiet time, else only what has lasted.
+
+        Coordinators that see an agent differently would otherwise contradict each other for ever.
+        """
+        now = time.monotonic()
+        last = self._known.get(agent)
+        if last is None or last[0] != known:
+            self._known[agent] = last = (known, now if last is not None else -HOLD_DOWN_S)
+        return observed != known and now - last[1] >= HOLD_DOWN_S
+
     def _observe(self, agent: str) -> HealthChanged | None:
         """What this coordinator sees of an agent; ``None`` while it cannot tell."""
         patience_s = MISSED_HEARTBEATS * HEARTBEAT_S
+        known = self._registry.keyring.agent(agent).health_sequence
         seen = self._last.get(agent)
         if seen is None:
             if time.monotonic() - self._since < patience_s:
                 return None
-            return HealthChanged(agent, "unreachable")
+            return HealthChanged(agent, "unreachable", after_sequence=known)
         at, heartbeat = seen
         if time.monotonic() - at > patience_s:
-            return HealthChanged(agent, "unreachable")
+            return HealthChanged(agent, "unreachable", after_sequence=known)
         return HealthChanged(
             agent,
             health_of(heartbeat),
             heartbeat.cpu_ppm,
             heartbeat.memory_bytes,
             heartbeat.tasks,
+            known,
         )
 
     async def _report(self, change: HealthChanged) -> None:
+        """Append the change, or first what an earlier attempt has signed: its bytes may be known,
+        so nothing else may ever be signed under its number."""
+        if self._pending is None:
+            # An append of an earlier life may have landed meanwhile; the chain goes on behind it.
+            self._author.resume(REGISTRY, *self._registry.chains.head(self._author.id))
+            self._pending = self._author.sign(REGISTRY, b"", "agent.health_changed", change)
+        event = self._pending
         expected = self._registry.control_sequence
-        # An append of an earlier life may have landed meanwhile; the chain goes on behind it.
-        self._author.resume(REGISTRY, *self._registry.chains.head(self._author.id))
-        event = self._author.sign(REGISTRY, b"", "agent.health_changed", change)
-        submission = Submission(event, "ctl", self._author.node, expected)
-        while True:
-            try:
-                appended = await self._transport.log.append(submission)
-            except SequenceConflictError:
-                self._author.withdraw(event)
-                return
-            except AppendRefusedError as error:
-                self._author.withdraw(event)
-                _log.error("health_refused", extra={"why": str(error), "hint": error.hint})
-                return
-            except LogUnavailableError as error:
-                # It may have been stored: only the same bytes may follow, or the chain would fork.
-                _log.warning("health_not_reported", extra={"why": str(error)})
-                await asyncio.sleep(HEARTBEAT_S)
-                continue
-            break
+        try:
+            appended = await self._transport.log.append(
+                Submission(event, "ctl", self._author.node, expected)
+            )
+        except SequenceConflictError:
+            return  # somebody else reported; the next look decides whether more is needed
+        except AppendRefusedError as error:
+            _log.error("health_refused", extra={"why": str(error), "hint": error.hint})
+            return
+        except LogUnavailableError as error:
+            _log.warning("health_not_reported", extra={"why": str(error)})
+            return
+        self._pending = None
         _log.info("health_changed", extra={"agent": change.agent_id, "health": change.health})
         await self._registry.until(lambda: self._registry.sequence >= appended.sequence)

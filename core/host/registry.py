@@ -46,6 +46,10 @@ class RegistryView:
         self._telemetry = telemetry
         self._moved = asyncio.Event()
 
+    def public_key(self, author: str, key_id: bytes) -> bytes | None:
+        """See :meth:`mabeam.core.keyring.Keyring.public_key`."""
+        return self.keyring.public_key(author, key_id)
+
     def admit(self, record: Record, own: Container[bytes] = ()) -> LogEvent | None:
         """Admit a record of any coordination; rejected ones are counted and dropped.
 

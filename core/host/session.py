@@ -36,6 +36,7 @@ from ..opening import OpeningError, open_request
 from ..telemetry import Telemetry, logger
 from ..transport import Invitation, RequestDelivery, Transport
 from .registry import RegistryView
+from .reporting import protocol_of, report_ended, report_started
 
 _log = logger("coordinator")
 
@@ -65,6 +66,7 @@ class Session:
         finished: whether it is over because the coordination is.
         superseded: whether it is over because the coordination is in other hands, or should be.
         position: last log sequence folded.
+        refused: event that lost a race in this or an earlier session and is in no log yet.
     """
 
     def __init__(
@@ -76,8 +78,9 @@ class Session:
         protocols: Protocols,
         registry: RegistryView,
         telemetry: Telemetry,
+        refused: Event | None,
     ) -> None:
-        self.coordination = Coordination(id, protocols, registry.keyring.public_key)
+        self.coordination = Coordination(id, protocols, registry.public_key)
         self.delivery = delivery
         self.done = asyncio.Event()
         self.finished = False
@@ -90,6 +93,7 @@ class Session:
         self._protocols = protocols
         self._registry = registry
         self._telemetry = telemetry
+        self.refused = refused
         self._sent: dict[bytes, Event] = {}
         self._claims: set[bytes] = set()
         self._appending: asyncio.Task[None] | None = None
@@ -153,14 +157,16 @@ class Session:
         elif event.type == "coordination.opened":
             self._opened_at = self._seen[event.id]
             if own:
-                self._report_started()
+                report_started(self._telemetry, self.coordination)
         if event is self.coordination.terminal:
             self._ended_here = own
         if is_control and self.coordination.opened is not None and event.type not in _UNINVITED:
             self._control.append(record)
 
     def _note_rejection(self, event: LogEvent, error: PeerProtocolError, own: bool) -> None:
-        self._telemetry.count("inputs_rejected", reason=error.reason)
+        self._telemetry.count(
+            "inputs_rejected", protocol=protocol_of(self.coordination), reason=error.reason
+        )
         if own:
             self._own_rejected += 1
             if self._own_rejected > MAX_OWN_REJECTED:
@@ -198,8 +204,10 @@ class Session:
         if coordination.claim is None or coordination.claim.id not in self._claims:
             if self._claims:
                 self._step_down(f"superseded by {coordination.coordinator or 'nobody'}")
-            else:
+            elif not self._send_refused():
                 self._start(self._claim())
+            return
+        if self._send_refused():
             return
         if self._failure is not None:
             self._start(Append(TERMINAL_KEY, "coordination.failed", self._failure))
@@ -212,6 +220,17 @@ class Session:
             self._start(append)
         elif coordination.machine is not None:
             self._invite(coordination.machine)
+
+    def _send_refused(self) -> bool:
+        """Send again what lost a race, before anything else: whether there was something.
+
+        Nothing else may ever be signed under its number, or whoever saw it could prove a fork. By
+        now it may have no effect; then it only fills its place in the author's chain.
+        """
+        event, self.refused = self.refused, None
+        if event is not None:
+            self._send_event(event)
+        return event is not None
 
     def _claim(self) -> Append:
         claim = self.coordination.claim
@@ -254,7 +273,9 @@ class Session:
     def _on_due(self, key: Key) -> None:
         self._timers.pop(key, None)
         self._due.add(key)
-        self._telemetry.count("deadlines_passed", name=str(key[0]))
+        self._telemetry.count(
+            "deadlines_passed", protocol=protocol_of(self.coordination), name=str(key[0])
+        )
         self.advance()
 
     def _start(self, append: Append) -> None:
@@ -267,6 +288,9 @@ class Session:
         )
         if append.type == "coordination.claimed":
             self._claims.add(event.id)
+        self._send_event(event)
+
+    def _send_event(self, event: Event) -> None:
         self._sent[event.id] = event
         # What was decided holds for the log as folded now, not as it may be when the task starts.
         expected = self.coordination.last_control
@@ -281,8 +305,8 @@ class Session:
                 appended = await self._transport.log.append(submission)
             except SequenceConflictError:
                 self._telemetry.count("sequence_conflicts")
-                self._author.withdraw(event)
                 self._sent.pop(event.id, None)
+                self.refused = event
                 self._blocked_at = expected
                 return
             except LogUnavailableError as error:
@@ -355,7 +379,8 @@ class Session:
         terminal = self.coordination.terminal
         assert terminal is not None
         if self._ended_here:
-            self._report_ended(terminal)
+            duration_s = time.monotonic() - self._opened_at
+            report_ended(self._telemetry, self.coordination, duration_s)
         self._close()
         self.finished = True
 
@@ -386,55 +411,8 @@ class Session:
             self._appending.cancel()
         self._close()
 
-    # Telemetry --------------------------------------------------------------------------------
-
     def _fields(self, **extra: str) -> dict[str, str]:
         return {"coordination": self.coordination.id, **extra}
-
-    def _report_started(self) -> None:
-        config = self.coordination.config
-        if config is not None and self.coordination.coordinator == self._author.id:
-            self._telemetry.event(
-                "mabeam.protocol.started",
-                {"participants": len(config.participants)},
-                {"protocol": config.protocol, "coordination": self.coordination.id},
-            )
-
-    def _report_ended(self, terminal: LogEvent) -> None:
-        config = self.coordination.config
-        outcome = getattr(terminal.content, "outcome", {})
-        decided = terminal.type == "coordination.decided"
-        no_result = outcome.get("decision") == "no_consensus"
-        result = "no_result" if decided and no_result else "success" if decided else "error"
-        if terminal.type == "coordination.cancelled":
-            result = "cancelled"
-        duration_s = time.monotonic() - self._opened_at
-        metadata = {
-            "protocol": config.protocol if config else "none",
-            "result": result,
-            "coordination": self.coordination.id,
-        }
-        measurements = {
-            "duration_us": int(duration_s * 1e6),
-            "participants": len(config.participants) if config else 0,
-        }
-        kind = "completed" if decided else "failed"
-        reason = {} if decided else {"reason": getattr(terminal.content, "code", "cancelled")}
-        self._telemetry.event(f"mabeam.protocol.{kind}", measurements, {**metadata, **reason})
-        self._telemetry.event(
-            "mabeam.protocol.performance",
-            {**measurements, "events": self.coordination.events},
-            metadata,
-        )
-        if result == "success" and "vote_ratio_ppm" in outcome:
-            self._telemetry.event(
-                "mabeam.consensus.achieved",
-                {
-                    "duration_us": measurements["duration_us"],
-                    "vote_ratio_ppm": outcome["vote_ratio_ppm"],
-                },
-                {"protocol": metadata["protocol"], "decision": str(outcome["decision"])},
-            )
 
 
 def _is_too_large(intent: Append) -> bool:

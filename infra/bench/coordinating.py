@@ -82,10 +82,10 @@ def resident_mib(pid: int) -> float:
 
 def memory_of(deployment: LocalDeployment) -> dict[str, float]:
     """Resident memory of the server and of every daemon, MiB."""
-    processes = {id: process.pid for id, process in deployment.daemons.items()}
-    if deployment.server is not None:
-        processes["nats-server"] = deployment.server.pid
-    return {id: resident_mib(pid) for id, pid in processes.items() if pid is not None}
+    memory = {id: resident_mib(process.pid) for id, process in deployment.daemons.items()}
+    if deployment.server is not None and deployment.server.pid is not None:
+        memory["nats-server"] = resident_mib(deployment.server.pid)
+    return memory
 
 
 def percentile(values: list[float], percent: int) -> float:

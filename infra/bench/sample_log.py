@@ -6,7 +6,8 @@ import time
 
 from ...core.author import Author
 from ...core.coordination import Coordination
-from ...core.identity import Certificate, KeyPair, issue_certificate
+from ...core.hashing import ZERO32
+from ...core.identity import Certificate, KeyPair, Role, issue_certificate
 from ...core.kernel_events import (
     AgentAdmitted,
     AgentRegistered,
@@ -15,7 +16,6 @@ from ...core.kernel_events import (
     CoordinationRequested,
     Invitee,
 )
-from ...core.hashing import ZERO32
 from ...core.log import Record
 from ...core.machine import Append, LogEvent
 from ...core.names import REGISTRY, ROOT_AUTHOR, EventClass, event_subject
@@ -51,7 +51,7 @@ class SampleLog:
     def _admit_all(self) -> None:
         operator = Author(ROOT_AUTHOR, NODE, self.root, time.time_ns)
         for serial, (id, author) in enumerate(self._authors.items(), 1):
-            role = "agent" if id in VOTERS else "client" if id == CLIENT else "coordinator"
+            role: Role = "agent" if id in VOTERS else "client" if id == CLIENT else "coordinator"
             certificate = Certificate(
                 id, (role,), author.key.public_key, "", "ops", ROOT_AUTHOR, 0, 2**62, serial
             )

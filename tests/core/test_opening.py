@@ -151,7 +151,8 @@ def _register(log: AuditLog, id: str, *capabilities: str) -> None:
 
 
 def _health(log: AuditLog, id: str, health: Any) -> None:
-    body = HealthChanged(id, health)
+    before = log.replay.keyring.agent(id).health_sequence
+    body = HealthChanged(id, health, after_sequence=before)
     log.append("coord-1", "agent.health_changed", body, coordination=REGISTRY)
 
 

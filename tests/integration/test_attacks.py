@@ -1,7 +1,9 @@
-"""Whatever is thrown into the log is rejected with its own reason, seen in SQL, and changes nothing.
+"""Whatever is thrown into the log is rejected with its own reason, seen in SQL, and changes
+nothing.
 
-The attacker here is stronger than any member: it publishes on every subject (a compromised server or
-operator connection) and holds the keys of one participant, of an outsider and of a revoked agent.
+The attacker here is stronger than any member: it publishes on every subject (a compromised server
+or operator connection) and holds the keys of one participant, of an outsider and of a revoked
+agent.
 """
 
 from __future__ import annotations
@@ -207,9 +209,7 @@ async def test_a_participant_that_cheats_is_named_and_its_vote_is_void(
     )
     url = deployment.home.database_url(deployment.home.config())
     query = "SELECT rule, accused FROM evidence WHERE coordination = :id ORDER BY rule"
-    rows = await asyncio.to_thread(
-        rows_of, url, query.replace(":id", f"'{scene.fold.id}'")
-    )
+    rows = await asyncio.to_thread(rows_of, url, query.replace(":id", f"'{scene.fold.id}'"))
     assert [(row["rule"], row["accused"]) for row in rows] == [
         ("E1", "mallory"),
         ("E7", "mallory"),
@@ -229,9 +229,7 @@ async def test_a_chain_gap_is_reported_until_it_is_filled(
         reached = await scene.put(scene.vote(mallory, "abstain", failure="again"))
         await rejections(deployment, reached)
         gaps = await asyncio.to_thread(rows_of, url, query)
-        assert [(gap["author"], gap["first"], gap["last"]) for gap in gaps] == [
-            ("mallory", 0, 0)
-        ]
+        assert [(gap["author"], gap["first"], gap["last"]) for gap in gaps] == [("mallory", 0, 0)]
         await rejections(deployment, await scene.put(withheld))
         assert await asyncio.to_thread(rows_of, url, query) == []
         decision = await client.result(scene.fold.id)

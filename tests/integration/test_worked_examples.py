@@ -15,6 +15,12 @@ pytestmark = pytest.mark.integration
 Line = tuple[str, int] | tuple[str, int, float]
 
 
+def as_line(line: Line) -> dict[str, Any]:
+    """What the scripted agent reads."""
+    option, rank, *confidence = line
+    return {"option": option, "rank": rank, "confidence": confidence[0] if confidence else None}
+
+
 async def decide(
     deployment: LocalDeployment,
     weights: list[int],
@@ -25,11 +31,7 @@ async def decide(
     client: Client = await deployment.client("client")
     try:
         lines = {
-            f"agent-{number}": [
-                {"option": line[0], "rank": line[1], "confidence": line[2] if line[2:] else None}
-                for line in votes
-            ]
-            for number, votes in script.items()
+            f"agent-{number}": [as_line(line) for line in votes] for number, votes in script.items()
         }
         return await client.decide(
             "simple_consensus",

@@ -72,7 +72,9 @@ class FaultyLog:
         """See :meth:`mabeam.core.log.EventLog.read_all`."""
         return self._log.read_all(after)
 
-    async def follow(self, coordination: str, after: int = 0) -> AsyncGenerator[Record, None]:
+    async def follow(
+        self, coordination: str, after: int | None = 0
+    ) -> AsyncGenerator[Record, None]:
         """See :meth:`mabeam.core.log.EventLog.follow`."""
         async for record in self._log.follow(coordination, after):
             await self.showing.wait()

@@ -1,7 +1,8 @@
 """An agent that does what the proposal's script says for its id: run by daemons in tests.
 
-``{"script": {"agent-1": [{"option": "agree", "confidence": 0.9, "rank": 0}, …]}}``: one entry per ballot;
-``rank`` orders the votes (rank 1 waits until rank 0 had ample time). An agent without an entry is
+``{"script": {"agent-1": [{"option": "agree", "confidence": 0.9, "rank": 0}, …]}}``: one entry per
+ballot; ``rank`` orders the votes (rank 1 waits until rank 0 had ample time). An agent without an
+entry is
 silent: it does not answer until the ballot is over.
 """
 
