@@ -27,7 +27,7 @@ from .names import REGISTRY
 
 VERIFY_CHUNK = 256
 MIN_POOLED = 64
-DEFAULT_CAPACITY = 10_000
+DEFAULT_CAPACITY = 2_000
 
 SignatureClaim = tuple[bytes, bytes, bytes]
 """Event id, signature and public key."""
