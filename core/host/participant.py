@@ -23,7 +23,7 @@ from ..hashing import ZERO32
 from ..journal import Entry, Journal
 from ..kernel_events import AgentRegistered, CoordinationOpened
 from ..log import Submission
-from ..machine import Append, Ask, AskFailed, LogEvent, Protocols
+from ..machine import Append, Ask, AskFailed, Key, LogEvent, Protocols
 from ..names import REGISTRY
 from ..telemetry import Telemetry, logger
 from ..transport import Invitation, InvitationDelivery, Transport
@@ -44,6 +44,12 @@ def _encode_answer(result: Any) -> bytes:
 
 def _decode_answer(encoded: bytes, answer_type: Any) -> Any:
     return msgspec.msgpack.decode(encoded[1:], type=AskFailed if encoded[0] == 0 else answer_type)
+
+
+def _slot(coordination: Coordination, key: Key) -> Key:
+    """Journal key of an intent: one per frozen configuration, so that an opening which is not in
+    the log (positions in an invitation are not signed) cannot use up the slot of the true one."""
+    return (coordination.epoch.hex(), *key)
 
 
 class ParticipantHost:
@@ -231,7 +237,8 @@ class ParticipantHost:
         return coordination, coordination.opened
 
     async def _report(self, coordination: Coordination, ask: Ask, keep_until_ns: int) -> None:
-        journalled = self.journal.find_answer(coordination.id, ask.key)
+        asked = _slot(coordination, ask.key)
+        journalled = self.journal.find_answer(coordination.id, asked)
         if journalled is not None:
             append = ask.reply(_decode_answer(journalled, ask.answer_type))
             await self._publish(coordination, append, Entry(b""), keep_until_ns)
@@ -244,13 +251,14 @@ class ParticipantHost:
             append = ask.reply(result)
         failed = isinstance(result, AskFailed)
         self.telemetry.count("requests_answered", result="failed" if failed else "ok")
-        given = Entry(b"", _encode_answer(result), ask.key)
+        given = Entry(b"", _encode_answer(result), asked)
         await self._publish(coordination, append, given, keep_until_ns)
 
     async def _publish(
         self, coordination: Coordination, append: Append, given: Entry, keep_until_ns: int
     ) -> None:
-        before = self.journal.find(coordination.id, append.key)
+        slot = _slot(coordination, append.key)
+        before = self.journal.find(coordination.id, slot)
         if before is not None:
             await self._republish(before.wire)
             return
@@ -261,7 +269,7 @@ class ParticipantHost:
         try:
             await self.journal.sign_once(
                 coordination.id,
-                append.key,
+                slot,
                 msgspec.structs.replace(given, wire=event.wire),
                 keep_until_ns,
             )

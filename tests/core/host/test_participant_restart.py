@@ -38,7 +38,7 @@ async def test_signed_before_the_crash_is_published_after_it(tmp_path: Path) -> 
         name = await client.request("simple_consensus", {"proposal": 1}, ["a-1"])
         await wait_until_async(lambda: faults["a-1"].waiting == 1)
         await deployment.kill(host)
-        signed = _journal(deployment, "a-1").find(name, ("vote", 1))
+        signed = _journal(deployment, "a-1").last_event(name)
         assert signed is not None
         assert not stored(deployment, name, "simple.vote_cast")
 
