@@ -33,21 +33,21 @@ class _Signal:
     """Wakes every task that waits for the next occurrence."""
 
     def __init__(self) -> None:
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: dict[asyncio.Future[None], None] = {}  # in the order they will be woken
 
     def fire(self) -> None:
-        waiters, self._waiters = self._waiters, set()
+        waiters, self._waiters = self._waiters, {}
         for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     async def wait(self) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
+        self._waiters[waiter] = None
         try:
             await waiter
         finally:
-            self._waiters.discard(waiter)
+            self._waiters.pop(waiter, None)
 
 
 class _Item(Generic[T]):
@@ -213,7 +213,7 @@ class MemoryBroker:
         self.requests: _Queue[Record] = _Queue(ack_wait_s)
         self._inboxes: dict[tuple[str, str], _Queue[bytes]] = {}
         self.presence: dict[tuple[str, str], tuple[int, bytes]] = {}
-        self.watchers: set[_PresenceWatch] = set()
+        self.watchers: dict[_PresenceWatch, None] = {}
 
     def append_signal(self, coordination: str) -> _Signal:
         """Fires whenever an event of ``coordination`` is stored."""
@@ -430,7 +430,7 @@ class MemoryTransport:
         for key, (at_ns, payload) in self._broker.presence.items():
             if at_ns >= oldest:
                 watch.pending[key] = payload
-        self._broker.watchers.add(watch)
+        self._broker.watchers[watch] = None
         try:
             while True:
                 self._check_open()
@@ -440,7 +440,7 @@ class MemoryTransport:
                 node, agent = next(iter(watch.pending))
                 yield node, agent, watch.pending.pop((node, agent))
         finally:
-            self._broker.watchers.discard(watch)
+            self._broker.watchers.pop(watch, None)
 
     async def close(self) -> None:
         """See :meth:`mabeam.core.transport.Transport.close`."""

@@ -8,6 +8,7 @@ way, because everything that counts is in the log or in the journal.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -93,6 +94,7 @@ class Daemon:
             MabeamError: the service cannot go on.
         """
         configure(self._config)
+        _settle_collector()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(self._live())
             status = 130 if self._stopping is signal.SIGINT else 0
@@ -188,6 +190,17 @@ def notify(state: str) -> None:
             channel.sendto(state.encode(), address)
         except OSError as error:
             _log.warning("not_notified", extra={"why": str(error)})
+
+
+def _settle_collector() -> None:
+    """Take what start-up made out of the collector's sight, and let it look less often.
+
+    Hosts make many small objects without cycles; looking through all modules after every 700 of
+    them takes some 6 % of a daemon's time.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:

@@ -64,6 +64,7 @@ class CoordinatorHost:
         self.sessions: dict[str, Session] = {}
         self.position = 0
         self.health = HealthMonitor(author, transport, registry, telemetry, clock_ns)
+        self._clock_ns = clock_ns
         self._protocols = protocols
         self._capacity = capacity
         self._progress_s = progress_s
@@ -166,6 +167,7 @@ class CoordinatorHost:
             self.registry,
             self.telemetry,
             self._recall(name),
+            self._clock_ns,
         )
         self.sessions[name] = session
         self.telemetry.gauge("sessions", len(self.sessions))

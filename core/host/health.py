@@ -61,6 +61,11 @@ def health_of(heartbeat: Heartbeat) -> Health:
     return "overloaded" if overloaded else "healthy"
 
 
+def _now() -> float:
+    """Seconds on the clock of the event loop, which the simulator makes virtual."""
+    return asyncio.get_running_loop().time()
+
+
 class HealthMonitor:
     """Watches heartbeats and appends ``agent.health_changed`` when a state changes.
 
@@ -83,10 +88,11 @@ class HealthMonitor:
         self._last: dict[str, tuple[float, Heartbeat]] = {}
         self._known: dict[str, tuple[Health, float]] = {}
         self._pending: Event | None = None
-        self._since = time.monotonic()
+        self._since = 0.0
 
     async def run(self) -> None:
         """Watch until cancelled."""
+        self._since = _now()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._listen())
             group.create_task(self._judge())
@@ -99,7 +105,7 @@ class HealthMonitor:
                 self._telemetry.count("heartbeats_rejected")
                 continue
             age_s = max(0.0, (self._clock_ns() - heartbeat.at_ns) / 1e9)
-            self._last[agent] = (time.monotonic() - age_s, heartbeat)
+            self._last[agent] = (_now() - age_s, heartbeat)
 
     async def _judge(self) -> None:
         while True:
@@ -118,7 +124,7 @@ class HealthMonitor:
 
         Coordinators that see an agent differently would otherwise contradict each other for ever.
         """
-        now = time.monotonic()
+        now = _now()
         last = self._known.get(agent)
         if last is None or last[0] != known:
             self._known[agent] = last = (known, now if last is not None else -HOLD_DOWN_S)
@@ -130,11 +136,11 @@ class HealthMonitor:
         known = self._registry.keyring.agent(agent).health_sequence
         seen = self._last.get(agent)
         if seen is None:
-            if time.monotonic() - self._since < patience_s:
+            if _now() - self._since < patience_s:
                 return None
             return HealthChanged(agent, "unreachable", after_sequence=known)
         at, heartbeat = seen
-        if time.monotonic() - at > patience_s:
+        if _now() - at > patience_s:
             return HealthChanged(agent, "unreachable", after_sequence=known)
         return HealthChanged(
             agent,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -79,6 +79,7 @@ class Session:
         registry: RegistryView,
         telemetry: Telemetry,
         refused: Event | None,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.coordination = Coordination(id, protocols, registry.public_key)
         self.delivery = delivery
@@ -93,6 +94,8 @@ class Session:
         self._protocols = protocols
         self._registry = registry
         self._telemetry = telemetry
+        self._clock_ns = clock_ns
+        self._loop = asyncio.get_running_loop()  # its clock times everything here
         self.refused = refused
         self._sent: dict[bytes, Event] = {}
         self._claims: set[bytes] = set()
@@ -106,7 +109,7 @@ class Session:
         self._rejected: dict[str, dict[bytes, Append]] = {}
         self._told: set[bytes] = set()
         self._own_rejected = 0
-        self._opened_at = time.monotonic()
+        self._opened_at = self._loop.time()
         self._ended_here = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -144,8 +147,8 @@ class Session:
             if any(record.wire == own.wire for own in self._sent.values()):
                 self._step_down("own event not admitted")
             return
-        age_s = max(0.0, (time.time_ns() - record.stored_ns) / 1e9)
-        self._seen[event.id] = time.monotonic() - (age_s if self.delivery.redelivered else 0.0)
+        age_s = max(0.0, (self._clock_ns() - record.stored_ns) / 1e9)
+        self._seen[event.id] = self._loop.time() - (age_s if self.delivery.redelivered else 0.0)
         own = self._sent.pop(event.id, None) is not None
         try:
             self.coordination.apply(event)
@@ -265,10 +268,9 @@ class Session:
             self._timers.pop(key).cancel()
         for key, intent in wanted.items():
             if key not in self._timers and key not in self._due:
-                since = self._seen.get(intent.since, time.monotonic())
-                delay = max(0.0, since + intent.delay_ms / 1000 - time.monotonic())
-                loop = asyncio.get_running_loop()
-                self._timers[key] = loop.call_later(delay, self._on_due, key)
+                since = self._seen.get(intent.since, self._loop.time())
+                delay = max(0.0, since + intent.delay_ms / 1000 - self._loop.time())
+                self._timers[key] = self._loop.call_later(delay, self._on_due, key)
 
     def _on_due(self, key: Key) -> None:
         self._timers.pop(key, None)
@@ -379,7 +381,7 @@ class Session:
         terminal = self.coordination.terminal
         assert terminal is not None
         if self._ended_here:
-            duration_s = time.monotonic() - self._opened_at
+            duration_s = self._loop.time() - self._opened_at
             report_ended(self._telemetry, self.coordination, duration_s)
         self._close()
         self.finished = True
