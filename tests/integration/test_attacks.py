@@ -88,14 +88,21 @@ async def operator_stream(deployment: LocalDeployment) -> AsyncIterator[JetStrea
 
 
 async def begin(
-    deployment: LocalDeployment, stream: JetStreamContext, client: Client, *members: str
+    deployment: LocalDeployment,
+    stream: JetStreamContext,
+    client: Client,
+    *members: str,
+    honest: tuple[str, ...] = HONEST,
+    rank: int = VOTE_RANK,
+    **config: Any,
 ) -> Scene:
     """Open a coordination in which the honest agents agree some seconds later."""
-    script = {id: [{"option": "agree", "rank": VOTE_RANK}] for id in HONEST}
+    script = {id: [{"option": "agree", "rank": rank}] for id in honest}
     name = await client.request(
         "simple_consensus",
-        {"proposal": {"script": script}, "rule": "majority", "vote_timeout_ms": 15_000},
-        [*HONEST, *members],
+        {"proposal": {"script": script}, "vote_timeout_ms": 15_000}
+        | (config or {"rule": "majority"}),
+        [*honest, *members],
     )
     async for step in client.watch(name):
         if step.event is not None and step.event.type == "simple.ballot_opened":
@@ -214,6 +221,65 @@ async def test_a_participant_that_cheats_is_named_and_its_vote_is_void(
         ("E1", "mallory"),
         ("E7", "mallory"),
     ]
+
+
+async def test_5_equivocation_while_the_ballot_is_open(
+    deployment: LocalDeployment, operator_stream: JetStreamContext
+) -> None:
+    """Worked example 5: seven equal voters, T = 5; the cheat is void, five of the others agree."""
+    client = await deployment.client("client")
+    honest = tuple(f"agent-{number}" for number in range(1, 6))
+    try:
+        scene = await begin(
+            deployment,
+            operator_stream,
+            client,
+            "agent-6",
+            "mallory",
+            honest=honest,
+            threshold_ppm=600_000,
+        )
+        mallory = scene.author("mallory")
+        await scene.put(scene.vote(mallory, "agree"))
+        await scene.put(scene.vote(mallory, "disagree"))
+        decision = await client.result(scene.fold.id)
+    finally:
+        await client.transport.close()
+    outcome = decision.outcome
+    assert (outcome["decision"], outcome["vote_ratio_ppm"]) == ("agree", 714_285)
+    assert (outcome["void"], outcome["silent"]) == (["mallory"], ["agent-6"])
+    assert decision.terminal.content.cut.count == 5
+
+
+async def test_5_equivocation_after_the_decision(
+    deployment: LocalDeployment, operator_stream: JetStreamContext
+) -> None:
+    """Worked example 5: the decision stands, the evidence remains."""
+    client = await deployment.client("client")
+    honest = tuple(f"agent-{number}" for number in range(1, 5))
+    try:
+        scene = await begin(
+            deployment,
+            operator_stream,
+            client,
+            "agent-5",
+            "agent-6",
+            "mallory",
+            honest=honest,
+            threshold_ppm=600_000,
+        )
+        mallory = scene.author("mallory")
+        await scene.put(scene.vote(mallory, "agree"))
+        decision = await client.result(scene.fold.id)
+        second = await scene.put(scene.vote(mallory, "disagree"))
+    finally:
+        await client.transport.close()
+    assert (decision.outcome["decision"], decision.outcome["void"]) == ("agree", [])
+    assert (await rejections(deployment, second))[second] == "equivocation"
+    url = deployment.home.database_url(deployment.home.config())
+    query = f"SELECT rule, accused FROM evidence WHERE coordination = '{scene.fold.id}'"
+    rows = await asyncio.to_thread(rows_of, url, query)
+    assert [(row["rule"], row["accused"]) for row in rows] == [("E1", "mallory")]
 
 
 async def test_a_chain_gap_is_reported_until_it_is_filled(
