@@ -30,6 +30,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "projection": ("projection", "See, rebuild and compare the projections."),
     "db": ("db", "Upgrade, query and document the database."),
     "log": ("log", "Provision the streams; see the head of the log."),
+    "sim": ("sim", "Simulate a protocol under faults and adversaries, from seeds."),
     "bench": ("bench", "Measure throughput and latency on this machine."),
     "config": ("config", "Show settings and where they come from."),
 }

@@ -1,0 +1,154 @@
+"""What all adversaries can do: sign anything with an admitted key, and know the honest answer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from ..agent import answer
+from ..coordination import Coordination
+from ..envelope import VERSION, Event, Header, sign_event
+from ..errors import LogError, PeerProtocolError
+from ..hashing import ZERO32, sha256
+from ..identity import Role
+from ..kernel_events import AgentRegistered
+from ..log import Submission
+from ..machine import Append, Ask
+from ..names import REGISTRY, EventClass
+from .nodes import MakeAgent, Node
+
+if TYPE_CHECKING:
+    from .world import World
+
+MAX_MISCHIEF = 60
+"""Events one adversary adds to a run beyond what its role calls for."""
+
+
+class Adversary(Node):
+    """A node that signs whatever it likes with the key it was admitted with.
+
+    Args:
+        world, id: see :class:`~mabeam.core.sim.nodes.Node`.
+        voices: make agents whose opinions differ, for whoever needs something to say.
+
+    Class attributes:
+        name: name in the registry.
+        roles: roles it is admitted with.
+        blocks: whether it can keep coordinations from ending; no liveness is then asked for.
+    """
+
+    name: ClassVar[str] = ""
+    roles: ClassVar[tuple[Role, ...]] = ("agent",)
+    blocks: ClassVar[bool] = False
+
+    def __init__(self, world: World, id: str, voices: tuple[MakeAgent, ...] = ()) -> None:
+        super().__init__(world, id)
+        self.voices = voices
+        self.rng = random.Random(f"{world.seed}/adversary/{id}")
+        self.mischief = 0
+        self._chains: dict[str, tuple[int, bytes]] = {}
+
+    def may_misbehave(self) -> bool:
+        """Count one more act; false once there were enough."""
+        self.mischief += 1
+        return self.mischief <= MAX_MISCHIEF
+
+    def sign(
+        self,
+        coordination: str,
+        epoch: bytes,
+        type_name: str,
+        body: msgspec.Struct | bytes,
+        refs: tuple[bytes, ...] = (),
+        **changes: Any,
+    ) -> Event:
+        """The next event of its chain; ``changes`` replaces header fields, body bytes go as is."""
+        number, previous = self._chains.get(coordination, (0, ZERO32))
+        encoded = body if isinstance(body, bytes) else msgspec.msgpack.encode(body)
+        header = Header(
+            VERSION,
+            coordination,
+            epoch,
+            type_name,
+            self.id,
+            self.key.key_id,
+            number,
+            previous,
+            refs,
+            self.clock_ns(),
+            sha256(encoded),
+        )
+        event = sign_event(msgspec.structs.replace(header, **changes), encoded, self.key.secret_key)
+        self._chains[coordination] = event.header.author_seq + 1, event.id
+        return event
+
+    async def publish(
+        self, event: Event, event_class: EventClass = "pub", expected: int | None = None
+    ) -> bool:
+        """Append an event; whether it is stored."""
+        submission = Submission(event, event_class, self.id, expected)
+        try:
+            await self.transport().log.append(submission)
+        except LogError:
+            return False
+        return True
+
+
+class DishonestAgent(Adversary):
+    """Registers like an agent and acts on invitations in its own way."""
+
+    async def announce(self) -> None:
+        """Register, unless it is."""
+        if self.world.observer().keyring.agent(self.id).registered is None:
+            event = self.sign(REGISTRY, b"", "agent.registered", AgentRegistered(self.id))
+            while not await self.publish(event):
+                await asyncio.sleep(1)
+
+    async def live(self) -> None:
+        """Register, then act on every invitation."""
+        await self.announce()
+        async with asyncio.TaskGroup() as group:
+            seen: dict[tuple[str, int], None] = {}
+            async for delivery in self.transport().invitations(self.id, self.id, 100):
+                await delivery.ack()
+                invitation = msgspec.msgpack.decode(delivery.payload)
+                key = invitation["coordination"], len(invitation["records"])
+                if key not in seen:
+                    seen[key] = None
+                    group.create_task(self.invited(key[0]))
+
+    @abstractmethod
+    async def invited(self, coordination: str) -> None:
+        """Take part in a coordination, in some way."""
+
+    def participant(self, coordination: str) -> Coordination:
+        """The fold an honest participant would have after all coordinator events stored so far."""
+        observer = self.world.observer()
+        fold = Coordination(
+            coordination,
+            self.world.protocols,
+            observer.keyring.public_key,
+            role="participant",
+            author=self.id,
+            secret=lambda label: self.author().secret(coordination, label),
+            invited=True,
+        )
+        for verdict in self.world.verdicts(coordination):
+            if verdict.event is not None and verdict.record.subject.split(".", 5)[4] == "ctl":
+                try:
+                    fold.apply(verdict.event)
+                except PeerProtocolError:
+                    continue  # from before the opening, or of no effect
+        return fold
+
+    async def statements(self, fold: Coordination) -> list[list[Append]]:
+        """For each question of the machine, what each voice would have it say."""
+        asks = [intent for intent in fold.intents() if isinstance(intent, Ask)]
+        return [[await self._say(ask, voice) for voice in self.voices] for ask in asks]
+
+    async def _say(self, ask: Ask, voice: MakeAgent) -> Append:
+        return ask.reply(await answer(voice(), ask))

@@ -1,0 +1,268 @@
+"""Runs: from a seed to a schedule, from a schedule to a result.
+
+A :class:`Case` is all that is needed to do a run again: protocol, adversary, seed and, once it has
+been shrunk, the faults that are left. Everything else (nodes, configurations, weights, opinions,
+latencies, faults) is drawn from the seed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+
+from ..agent import Agent
+from ..errors import UsageError
+from ..kernel_events import Invitee
+from ..machine import Protocols
+from .adversaries import adversary_class
+from .adversary import Adversary
+from .checkers import (
+    LIVENESS,
+    SAFETY,
+    UNTRUSTED_OPERATOR,
+    Observation,
+    Violation,
+    check_observation,
+)
+from .clock import simulate
+from .faults import OPERATOR, Fault, draw_faults
+from .world import World
+
+RECOVERY_S = 40.0
+"""Stated bound of liveness: a coordination ends at most this long, plus the time-outs of its own
+phases, after the last fault: a lease runs out (5 s), the request is handed out again, at most three
+times to a coordinator that cheats, and a process comes back."""
+
+REAL_SIGNATURES_EVERY = 50
+"""One seed in so many signs with Ed25519 (TST-1 asks for 1 %)."""
+
+FAULTS_WITHIN_MS = 8_000
+START_S = 30.0
+
+
+class Ask(msgspec.Struct, frozen=True):
+    """One coordination a simulated client asks for.
+
+    Attributes:
+        config: the protocol's parameters.
+        participants: with weights.
+        bound_s: longest time its phases take together.
+        options: further fields of the request.
+    """
+
+    config: dict[str, Any]
+    participants: tuple[Invitee, ...]
+    bound_s: float
+    options: dict[str, Any] = {}
+
+
+class Simulation(ABC):
+    """What the simulator must know of a protocol to make up runs of it.
+
+    Attributes:
+        protocol: its name.
+        protocols: the protocols the hosts know.
+        tolerates_operator: whether its results do not rest on the order the log shows.
+    """
+
+    protocol: str
+    protocols: Protocols
+    tolerates_operator = False
+
+    @abstractmethod
+    def draw(self, rng: random.Random, agents: Sequence[str]) -> Ask:
+        """A random coordination among (some of) the agents."""
+
+    @abstractmethod
+    def agent(self, rng: random.Random) -> Agent:
+        """An agent with random opinions, delays and failures."""
+
+    @abstractmethod
+    def judge(self, seen: Observation) -> Iterator[str]:
+        """The protocol's own invariants: what is wrong with the results, by independent means."""
+
+
+class Case(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Everything a run follows from.
+
+    Attributes:
+        protocol: protocol name.
+        seed: the seed.
+        adversary: name of the adversary, or empty.
+        operator: whether the log itself breaks promises.
+        faults: the fault schedule; drawn from the seed if ``None``.
+        note: why the case is kept.
+    """
+
+    protocol: str
+    seed: int
+    adversary: str = ""
+    operator: bool = False
+    faults: tuple[Fault, ...] | None = None
+    note: str = ""
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What came of a run.
+
+    Attributes:
+        case: the run, with its faults.
+        violations: what did not hold; empty if all is well.
+        digest: hash of the trace; the same for the same case and program.
+        records: records in the log at the end.
+        endings: coordinations by how they ended.
+        virtual_s: virtual time it took.
+        real_s: real time it took.
+    """
+
+    case: Case
+    violations: tuple[Violation, ...]
+    digest: str
+    records: int
+    endings: dict[str, int]
+    virtual_s: float
+    real_s: float
+
+    @property
+    def failed(self) -> bool:
+        """Whether something did not hold."""
+        return bool(self.violations)
+
+
+class _Plan(msgspec.Struct):
+    """Nodes and requests of a case."""
+
+    agents: list[str]
+    coordinators: list[str]
+    clients: list[str]
+    adversaries: list[str]
+    asks: list[Ask]
+    faults: tuple[Fault, ...]
+
+
+def run_case(case: Case, simulation: Simulation) -> Result:
+    """Do a run."""
+    if simulation.protocol != case.protocol:
+        raise UsageError(f"the case is about {case.protocol}, not {simulation.protocol}")
+    started = time.perf_counter()
+    with _quiet():
+        try:
+            result = simulate(_run(case, simulation))
+        except Exception as error:  # stuck, or something a fold must never raise
+            violation = Violation("simulation", f"{type(error).__name__}: {error}")
+            faults = _plan(case, simulation).faults
+            case = msgspec.structs.replace(case, faults=faults)
+            result = Result(case, (violation,), "", 0, {}, 0.0, 0.0)
+    return msgspec.structs.replace(result, real_s=time.perf_counter() - started)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The hosts' complaints about what is done to them are of no interest."""
+    log = logging.getLogger("mabeam")
+    level = log.level
+    log.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _plan(case: Case, simulation: Simulation) -> _Plan:
+    rng = random.Random(f"{case.seed}/plan")
+    agents = [f"agent-{number}" for number in range(1, rng.randint(2, 7))]
+    coordinators = [f"coord-{number}" for number in range(1, rng.randint(2, 4))]
+    clients = ["client-1", "client-2"]
+    kinds = [adversary_class(case.adversary)] if case.adversary else []
+    adversaries = [f"mallory-{number}" for number in range(1, 1 + len(kinds) * rng.randint(1, 2))]
+    are_agents = all("agent" in kind.roles for kind in kinds)
+    invited = sorted((*agents, *adversaries)) if are_agents else agents
+    asks = [simulation.draw(rng, invited) for _ in range(rng.randint(1, 4))]
+    faults = case.faults
+    if faults is None:
+        faults = draw_faults(
+            random.Random(f"{case.seed}/faults"),
+            (*agents, *coordinators, *clients),
+            agents,
+            count=rng.randint(0, 12),
+            within_ms=FAULTS_WITHIN_MS,
+            operator=case.operator,
+        )
+    return _Plan(agents, coordinators, clients, adversaries, asks, faults)
+
+
+async def _run(case: Case, simulation: Simulation) -> Result:
+    plan = _plan(case, simulation)
+    stubbed = case.seed % REAL_SIGNATURES_EVERY != 0
+    async with World(case.seed, simulation.protocols, stub_signatures=stubbed) as world:
+        await _populate(world, plan, case, simulation)
+        world.schedule(*plan.faults)
+        rng = random.Random(f"{case.seed}/requests")
+        for number, ask in enumerate(plan.asks):
+            await world.request(
+                case.protocol,
+                ask.config,
+                ask.participants,
+                client=plan.clients[number % 2],
+                coordination=f"c-{number + 1}",
+                **ask.options,
+            )
+            await asyncio.sleep(rng.uniform(0.0, 3.0))
+        await world.settle(RECOVERY_S + max(ask.bound_s for ask in plan.asks))
+        seen = Observation(world)
+        violations = _check(seen, case, simulation, plan)
+        return Result(
+            msgspec.structs.replace(case, faults=plan.faults),
+            violations,
+            world.digest(),
+            len(world.network.broker.records),
+            seen.report.endings,
+            world.loop.time(),
+            0.0,
+        )
+
+
+async def _populate(world: World, plan: _Plan, case: Case, simulation: Simulation) -> None:
+    for client in plan.clients:
+        await world.client(client)
+    for id in plan.coordinators:
+        await world.coordinator(id)
+    for id in plan.agents:
+        await world.agent(id, _maker(simulation, f"{case.seed}/{id}"), wait=False)
+    for id in plan.adversaries:
+        voices = [_maker(simulation, f"{case.seed}/{id}/{voice}") for voice in range(2)]
+        await world.adversary(case.adversary, id, *voices, wait=False)
+    wanted = [*plan.agents, *(id for id in plan.adversaries if "agent" in _roles(world, id))]
+    await world.until(
+        lambda: all(world.observer().keyring.agent(id).registered for id in wanted), START_S
+    )
+
+
+def _maker(simulation: Simulation, seed: str) -> Any:
+    """Makes agents that draw their opinions from one generator: after a restart they differ."""
+    rng = random.Random(seed)
+    return lambda: simulation.agent(rng)
+
+
+def _roles(world: World, id: str) -> Sequence[str]:
+    node = world.nodes[id]
+    return node.roles if isinstance(node, Adversary) else ()
+
+
+def _check(
+    seen: Observation, case: Case, simulation: Simulation, plan: _Plan
+) -> tuple[Violation, ...]:
+    untrusted = any(fault.kind in OPERATOR for fault in plan.faults)
+    if untrusted and not simulation.tolerates_operator:
+        return check_observation(seen, UNTRUSTED_OPERATOR)
+    blocked = bool(case.adversary) and adversary_class(case.adversary).blocks
+    found = check_observation(seen, SAFETY if blocked else (*SAFETY, *LIVENESS))
+    return (*found, *(Violation(case.protocol, message) for message in simulation.judge(seen)))

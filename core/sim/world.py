@@ -1,0 +1,299 @@
+"""A world: one deployment under virtual time, with as many nodes, faults and adversaries as wanted.
+
+async with World(7, protocols) as world:
+    await world.coordinator("coord-1")
+    await world.agent("a-1", MyAgent())
+    await world.adversary("equivocating_voter", "mallory", Yes, No)
+    decision = await world.decide(protocol, config, ["a-1", "mallory"])
+    world.verify()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from ..agent import Agent
+from ..author import Author
+from ..client import Decision
+from ..errors import LogUnavailableError, MabeamError
+from ..hashing import sha256
+from ..identity import Certificate, KeyPair, Role, issue_certificate
+from ..kernel_events import AgentAdmitted, Invitee
+from ..log import Submission
+from ..machine import Protocols
+from ..memory_transport import MemoryTransport
+from ..names import REGISTRY, ROOT_AUTHOR
+from ..replay import Replay, Verdict
+from .adversaries import adversary_class
+from .adversary import Adversary
+from .clock import VirtualLoop, virtual_loop
+from .faults import Fault, inflict
+from .network import Network
+from .nodes import AgentNode, ClientNode, CoordinatorNode, MakeAgent, Node
+from .observer import Observer
+from .signing import signatures
+
+POLL_S = 0.02
+"""How often a condition is tried, virtual seconds."""
+
+_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+class BrokenPromiseError(MabeamError):
+    """A check found that something which must always hold does not."""
+
+    code = "broken_promise"
+
+
+class World:
+    """A simulated deployment; use it as an async context under :func:`~.clock.simulate`.
+
+    Args:
+        seed: everything random follows from it.
+        protocols: known protocols.
+        stub_signatures: sign with a fast stub (see :mod:`.signing`).
+
+    Attributes:
+        nodes: all nodes by id.
+        dishonest: ids of the adversaries.
+        stable_at: virtual time at which the last fault so far is over.
+    """
+
+    def __init__(self, seed: int, protocols: Protocols, *, stub_signatures: bool = False) -> None:
+        self.seed = seed
+        self.protocols = protocols
+        self.root = KeyPair(sha256(f"{seed}/root".encode()))
+        self.keys: dict[str, KeyPair] = {}
+        self.nodes: dict[str, Node] = {}
+        self.dishonest: dict[str, None] = {}
+        self.stable_at = 0.0
+        self.requested: list[str] = []
+        self.loop: VirtualLoop
+        self.network: Network
+        self.directory: Path
+        self._stub_signatures = stub_signatures
+        self._stack = ExitStack()
+        self._notes: list[str] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._observer: Observer
+
+    async def __aenter__(self) -> Self:
+        self.loop = virtual_loop()
+        self._stack.enter_context(signatures(stubbed=self._stub_signatures))
+        # Journals are synced for every entry; in memory that costs nothing.
+        self.directory = Path(tempfile.mkdtemp(prefix="mabeam-sim-", dir=_MEMORY))
+        self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
+        self.network = Network(str(self.seed), self.loop.time_ns)
+        self._operator = Author(ROOT_AUTHOR, ROOT_AUTHOR, self.root, self.loop.time_ns)
+        self._observer = Observer(self.network, self.root.public_key, self.protocols)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        self._stack.close()
+
+    # Nodes ------------------------------------------------------------------------------------
+
+    async def admit(self, id: str, *roles: Role, controller: str = "") -> None:
+        """Admit an id with a key that follows from the seed."""
+        key = self.keys[id] = KeyPair(sha256(f"{self.seed}/key/{id}".encode()))
+        certificate = Certificate(
+            id, roles, key.public_key, "", controller or id, ROOT_AUTHOR, 0, 2**62, len(self.keys)
+        )
+        body = AgentAdmitted(issue_certificate(certificate, self.root))
+        event = self._operator.sign(REGISTRY, b"", "agent.admitted", body)
+        await MemoryTransport(self.network.broker).log.append(Submission(event, "ctl", ROOT_AUTHOR))
+
+    async def agent(
+        self, id: str, agent: Agent | MakeAgent, *, controller: str = "", wait: bool = True
+    ) -> AgentNode:
+        """Admit and start an agent.
+
+        Args:
+            id: its id.
+            agent: the agent, or what makes one for each life of the process.
+            controller: its owner, one of its own by default.
+            wait: return once it is registered.
+        """
+        make: MakeAgent = (lambda: agent) if isinstance(agent, Agent) else agent
+        await self.admit(id, "agent", controller=controller)
+        node = AgentNode(self, id, make)
+        self._start(node)
+        if wait:
+            await self.until(lambda: self._is_registered(id))
+        return node
+
+    async def coordinator(self, id: str = "coord-1") -> CoordinatorNode:
+        """Admit and start a coordinator."""
+        await self.admit(id, "coordinator")
+        node = CoordinatorNode(self, id)
+        self._start(node)
+        return node
+
+    async def client(self, id: str = "client") -> ClientNode:
+        """The client with that id, admitted when first asked for."""
+        if id not in self.nodes:
+            await self.admit(id, "client")
+            self.nodes[id] = ClientNode(self, id)
+        node = self.nodes[id]
+        assert isinstance(node, ClientNode)
+        return node
+
+    async def adversary(
+        self, name: str, id: str, *voices: MakeAgent, wait: bool = True
+    ) -> Adversary:
+        """Admit and start an adversary.
+
+        Args:
+            name: one of :data:`~.adversaries.ADVERSARIES`.
+            id: its id.
+            voices: make agents with different opinions, for those that equivocate.
+            wait: return once it is registered, if it is an agent.
+        """
+        node = adversary_class(name)(self, id, voices)
+        await self.admit(id, *node.roles)
+        self.dishonest[id] = None
+        self._start(node)
+        if wait and "agent" in node.roles:
+            await self.until(lambda: self._is_registered(id))
+        return node
+
+    def _start(self, node: Node) -> None:
+        self.nodes[node.id] = node
+        node.start()
+
+    def _is_registered(self, id: str) -> bool:
+        return self.observer().keyring.agent(id).registered is not None
+
+    # Coordinations ----------------------------------------------------------------------------
+
+    async def request(
+        self,
+        protocol: str,
+        config: Mapping[str, Any],
+        participants: Sequence[str | Invitee],
+        *,
+        coordination: str = "",
+        client: str = "client",
+        **options: Any,
+    ) -> str:
+        """Ask for a coordination, which every client then follows; returns its id."""
+        name = coordination or f"c-{len(self.requested) + 1}"
+        asking = await self.client(client)
+        try:
+            await asking.client.request(
+                protocol, config, participants, coordination=name, **options
+            )
+        except LogUnavailableError:
+            self.note(f"request of {name} not acknowledged")
+        self.requested.append(name)
+        for node in self.nodes.values():
+            if isinstance(node, ClientNode):
+                self._tasks.append(asyncio.create_task(node.follow(name)))
+        return name
+
+    async def result(self, coordination: str, client: str = "client") -> Decision:
+        """Wait for the end of a coordination, as a client does."""
+        return await (await self.client(client)).client.result(coordination)
+
+    async def decide(
+        self,
+        protocol: str,
+        config: Mapping[str, Any],
+        participants: Sequence[str | Invitee],
+        **options: Any,
+    ) -> Decision:
+        """:meth:`request` and :meth:`result` in one."""
+        return await self.result(await self.request(protocol, config, participants, **options))
+
+    # Faults and time --------------------------------------------------------------------------
+
+    def schedule(self, *faults: Fault) -> None:
+        """Let faults happen from now on, at their times."""
+        for fault in faults:
+            self.stable_at = max(self.stable_at, self.loop.time() + fault.end_ms / 1000)
+            self._tasks.append(asyncio.create_task(inflict(self, fault)))
+
+    async def until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
+        """Let time pass until the condition holds; false if it does not within ``timeout_s``."""
+        end = self.loop.time() + timeout_s
+        while not condition():
+            if self.loop.time() >= end:
+                return False
+            await asyncio.sleep(POLL_S)
+        return True
+
+    async def settle(self, bound_s: float) -> None:
+        """Wait until every client has seen every coordination end, at most until ``bound_s`` after
+        the last fault."""
+        await self.until(self._is_settled, self.stable_at + bound_s - self.loop.time())
+
+    def _is_settled(self) -> bool:
+        if self.loop.time() < self.stable_at:
+            return False
+        known = self.known()
+        return all(name in node.seen for node in self.readers() for name in known)
+
+    def known(self) -> list[str]:
+        """Coordinations whose request is stored."""
+        folds = map(self.observer().coordination, self.requested)
+        return [fold.id for fold in folds if fold is not None and fold.request is not None]
+
+    def readers(self) -> list[ClientNode]:
+        """All clients."""
+        return [node for node in self.nodes.values() if isinstance(node, ClientNode)]
+
+    # Looking ----------------------------------------------------------------------------------
+
+    def observer(self) -> Replay:
+        """The fold of the log as stored now, by somebody who sees all of it at once."""
+        return self._observer.fold()
+
+    def verdicts(self, coordination: str) -> list[Verdict]:
+        """The observer's verdicts on the records of a coordination."""
+        return self._observer.verdicts(coordination)
+
+    def note(self, text: str) -> None:
+        """Add a line to the trace."""
+        self._notes.append(f"{self.loop.time():.6f} {text}")
+
+    def digest(self) -> str:
+        """Hash over everything stored, when, everything noted, and what the clients saw."""
+        trace = hashlib.sha256()
+        for record in self.network.broker.records:
+            trace.update(f"{record.sequence} {record.stored_ns} {record.subject}\n".encode())
+            trace.update(sha256(record.wire))
+        for line in self._notes:
+            trace.update(line.encode() + b"\n")
+        for node in self.readers():
+            for name, (terminal, at) in node.seen.items():
+                trace.update(f"{node.id} {name} {at:.6f} {terminal.hex()}\n".encode())
+        return trace.hexdigest()
+
+    def verify(self, **options: Any) -> None:
+        """Run all checkers.
+
+        Raises:
+            BrokenPromiseError: one of them found something; the message lists it all.
+        """
+        from .checkers import check
+
+        violations = check(self, **options)
+        if violations:
+            raise BrokenPromiseError("\n".join(map(str, violations)))

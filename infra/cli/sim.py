@@ -1,0 +1,171 @@
+"""``mabeam sim``: seeded simulations of a protocol under faults and adversaries."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+from ...core.errors import UsageError
+from ...core.sim.adversaries import ADVERSARIES, adversary_class
+from ...core.sim.run import Case, Result, Simulation, run_case
+from ...core.sim.shrink import shrink
+from .invocation import as_json, print_json
+from .simulated_simple import SimulatedSimple
+
+NOBODY = "none"
+EVERYBODY = "all"
+MAX_SHRUNK = 5
+"""Failing cases that are shrunk; of the others only the seeds are shown."""
+
+
+@click.group("sim")
+def sim_command() -> None:
+    """Simulate a protocol under faults and adversaries, from seeds."""
+
+
+_protocol = click.option("--protocol", default="simple_consensus", show_default=True)
+_adversary = click.option(
+    "--adversary",
+    default=EVERYBODY,
+    show_default=True,
+    help="Name of one, 'none', or 'all' in turn.",
+)
+
+
+@sim_command.command("run")
+@_protocol
+@_adversary
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The first.")
+@click.option("--runs", type=click.IntRange(1), default=1, show_default=True)
+@click.option("--operator", is_flag=True, help="Let the log itself break promises, too.")
+@click.option(
+    "--case",
+    "file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Do the run of a kept case again instead.",
+)
+@as_json
+def run_command(
+    protocol: str,
+    adversary: str,
+    seed: int,
+    runs: int,
+    operator: bool,
+    file: Path | None,
+    as_json: bool,
+) -> int:
+    """Run schedules; ends with 1 if anything does not hold."""
+    cases = draw_cases(protocol, adversary, range(seed, seed + runs), operator=operator)
+    if file is not None:
+        try:
+            cases = iter([msgspec.json.decode(file.read_bytes(), type=Case)])
+        except msgspec.MsgspecError as error:
+            raise UsageError(f"{file} is no case: {error}") from None
+    return _report(cases, as_json)
+
+
+@sim_command.command("soak")
+@_protocol
+@_adversary
+@click.option("--minutes", type=click.FloatRange(min=0), default=10.0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), help="The first; by default another every time.")
+@as_json
+def soak_command(
+    protocol: str, adversary: str, minutes: float, seed: int | None, as_json: bool
+) -> int:
+    """Run ever new seeds for a while, every tenth with a log that breaks promises."""
+    first = int(time.time()) * 1000 if seed is None else seed
+    end = time.monotonic() + 60 * minutes
+
+    def cases() -> Iterator[Case]:
+        for number in count(first):
+            if time.monotonic() >= end:
+                return
+            yield from draw_cases(protocol, adversary, [number], operator=number % 10 == 0)
+
+    return _report(cases(), as_json)
+
+
+def simulation_of(protocol: str) -> Simulation:
+    """What the simulator must know of a protocol.
+
+    Raises:
+        UsageError: it cannot be simulated.
+    """
+    known = {each.protocol: each for each in (SimulatedSimple(),)}
+    if protocol not in known:
+        raise UsageError(
+            f"there is no simulation of {protocol!r}", hint=f"Known: {', '.join(sorted(known))}."
+        )
+    return known[protocol]
+
+
+def draw_cases(
+    protocol: str, adversary: str, seeds: Iterable[int], *, operator: bool = False
+) -> Iterator[Case]:
+    """One case per seed; ``all`` takes the adversaries, and none, in turn."""
+    turn = ["", *ADVERSARIES] if adversary == EVERYBODY else [adversary.replace(NOBODY, "")]
+    for name in turn:
+        if name:
+            adversary_class(name)
+    for seed in seeds:
+        yield Case(protocol, seed, turn[seed % len(turn)], operator)
+
+
+def _report(cases: Iterable[Case], as_json: bool) -> int:
+    failures: list[Result] = []
+    runs = records = 0
+    started = time.perf_counter()
+    for case in cases:
+        result = run_case(case, simulation_of(case.protocol))
+        runs, records = runs + 1, records + result.records
+        if result.failed:
+            failures.append(result)
+    seconds = time.perf_counter() - started
+    if as_json:
+        shown = [_failure(result) for result in failures]
+        rate = round(runs / seconds, 1)
+        print_json({"runs": runs, "per_second": rate, "records": records, "failures": shown})
+        return 1 if failures else 0
+    click.echo(f"{runs} schedules, {runs / seconds:.1f} per second, {records} records")
+    for number, result in enumerate(failures):
+        shrunk = number < MAX_SHRUNK
+        for line in _told(_shrunk(result) if shrunk else result, shrunk):
+            click.echo(line)
+    click.echo(f"{len(failures)} failed" if failures else "nothing failed")
+    return 1 if failures else 0
+
+
+def _shrunk(result: Result) -> Result:
+    return shrink(result, simulation_of(result.case.protocol))
+
+
+def replay_command(case: Case) -> str:
+    """The command that does a drawn run again."""
+    operator = " --operator" if case.operator else ""
+    return (
+        f"mabeam sim run --protocol {case.protocol} --seed {case.seed} "
+        f"--adversary {case.adversary or NOBODY}{operator}"
+    )
+
+
+def _told(result: Result, shrunk: bool) -> Iterator[str]:
+    yield f"seed {result.case.seed} failed; again with: {replay_command(result.case)}"
+    yield from (f"  {violation}" for violation in result.violations)
+    if shrunk:
+        yield f"  shrunk case, to be kept: {msgspec.json.encode(result.case).decode()}"
+
+
+def _failure(result: Result) -> dict[str, Any]:
+    return {
+        "seed": result.case.seed,
+        "replay": replay_command(result.case),
+        "violations": [str(violation) for violation in result.violations],
+        "case": msgspec.to_builtins(result.case),
+    }

@@ -1,0 +1,37 @@
+"""``byzantine_consensus``: PBFT over a shared untrusted log (specification, section 5)."""
+
+from __future__ import annotations
+
+from ...core.machine import ProtocolSpec
+from .config import ByzantineConfig, Group, freeze
+from .coordinator import ByzantineCoordinator
+from .events import BYZANTINE_EVENT_TYPES, ProposalRequest, Verdict
+from .forensics import Forensics, analyse
+from .outcome import ByzantineOutcome
+from .proofs import Proof, is_proof
+from .replica import ByzantineReplica
+
+SPEC = ProtocolSpec(
+    name="byzantine_consensus",
+    family="byzantine",
+    config_type=ByzantineConfig,
+    event_types=BYZANTINE_EVENT_TYPES,
+    coordinator=ByzantineCoordinator,
+    participant=ByzantineReplica,
+    outcome_type=ByzantineOutcome,
+    freeze=freeze,
+    default_timeout_ms=60_000,
+)
+
+__all__ = [
+    "SPEC",
+    "ByzantineConfig",
+    "ByzantineOutcome",
+    "Forensics",
+    "Group",
+    "Proof",
+    "ProposalRequest",
+    "Verdict",
+    "analyse",
+    "is_proof",
+]

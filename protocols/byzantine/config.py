@@ -1,0 +1,201 @@
+"""Parameters of Byzantine consensus and their bounds (specification 5.2).
+
+n is the number of replicas and f the number of Byzantine ones tolerated, n >= 3f + 1. The quorum is
+``floor((n + f) / 2) + 1``, not ``2f + 1``: the two agree only at n = 3f + 1, and at n = 6, f = 1
+two sets of 2f + 1 = 3 replicas can be disjoint. A quorum never needs a Byzantine replica
+(q <= n - f) and two quorums share at least f + 1 replicas, hence an honest one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from ...core.errors import ConfigError
+from ...core.kernel_events import CoordinationOpened, FaultTolerance, Participant
+from ..tolerance import replica_quorum
+from .digests import encode_operation
+
+MODES = ("single", "service")
+PROPOSERS = ("requester", "participants")
+MAX_REPLICAS = 100
+MIN_REPLICAS = 4
+MAX_OPERATION_BYTES = 64 * 1024
+MAX_INTERVAL = 10_000
+MAX_WINDOW = 20_000
+
+
+class InvalidFieldError(ConfigError):
+    """A parameter is out of its bounds.
+
+    Attributes:
+        details: ``field``, ``bound`` and ``value``, for ``coordination.failed``.
+    """
+
+    def __init__(self, field: str, bound: str, value: object) -> None:
+        super().__init__(
+            f"{field} is {value!r}; it must be {bound}",
+            hint=f"Give {field} a value that is {bound}, or leave it out.",
+        )
+        self.details = {"field": field, "bound": bound, "value": repr(value)[:256]}
+
+
+class InsufficientNodesError(ConfigError):
+    """Too few replicas for the faults to be tolerated."""
+
+    code = "insufficient_nodes"
+
+    def __init__(self, need: int, have: int) -> None:
+        super().__init__(
+            f"{have} replicas take part, {need} are needed",
+            hint="Name more agents, or state a smaller f.",
+        )
+        self.details = {"need": need, "have": have}
+
+
+class ByzantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Parameters of ``byzantine_consensus``.
+
+    Attributes:
+        proposal: the requester's own operation, at most 64 KiB encoded; required when only the
+            requester proposes.
+        mode: ``single`` decides one operation, ``service`` orders any number.
+        proposers: who submits requests in ``single``: ``requester`` or ``participants``.
+        f: Byzantine replicas tolerated; floor((n - 1) / 3) if unset; 0 only if stated.
+        view_timeout_ms: how long a request may stay unexecuted; doubles with every failed view.
+        checkpoint_interval: K, slots between two checkpoints.
+        window: L, slots above the stable checkpoint that may be in use; 2K if unset.
+        max_inflight: slots proposed and not executed; L if unset.
+        batch_max_requests, batch_max_bytes, batch_delay_ms: the first reached closes a batch.
+        rotation_slots: slots after which the primary is changed; 0 is never.
+    """
+
+    proposal: Any = None
+    mode: str = "single"
+    proposers: str = "requester"
+    f: int | None = None
+    view_timeout_ms: int = 15_000
+    checkpoint_interval: int = 64
+    window: int | None = None
+    max_inflight: int | None = None
+    batch_max_requests: int = 100
+    batch_max_bytes: int = 1 << 20
+    batch_delay_ms: int = 50
+    rotation_slots: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InvalidFieldError("mode", f"one of {', '.join(MODES)}", self.mode)
+        if self.proposers not in PROPOSERS:
+            raise InvalidFieldError("proposers", f"one of {', '.join(PROPOSERS)}", self.proposers)
+        _check_proposal(self)
+        check_bounds("f", self.f, 0, (MAX_REPLICAS - 1) // 3)
+        check_bounds("view_timeout_ms", self.view_timeout_ms, 100, 600_000)
+        check_bounds("checkpoint_interval", self.checkpoint_interval, 1, MAX_INTERVAL)
+        window = 2 * self.checkpoint_interval if self.window is None else self.window
+        check_bounds("window", window, self.checkpoint_interval, MAX_WINDOW)
+        check_bounds("max_inflight", self.max_inflight, 1, window)
+        check_bounds("batch_max_requests", self.batch_max_requests, 1, 1000)
+        check_bounds("batch_max_bytes", self.batch_max_bytes, 1, 1 << 20)
+        check_bounds("batch_delay_ms", self.batch_delay_ms, 0, 60_000)
+        check_bounds("rotation_slots", self.rotation_slots, 0, 10**9)
+
+
+def check_bounds(field: str, value: int | None, low: int, high: int) -> None:
+    """Refuse an integer outside ``low`` .. ``high``; ``None`` is unset."""
+    if value is not None and not (type(value) is int and low <= value <= high):
+        raise InvalidFieldError(field, f"an integer from {low} to {high}", value)
+
+
+def _check_proposal(config: ByzantineConfig) -> None:
+    if config.proposal is None:
+        if config.mode == "single" and config.proposers == "requester":
+            raise InvalidFieldError("proposal", "given, because nobody else proposes", None)
+        return
+    bound = f"encodable in at most {MAX_OPERATION_BYTES} bytes"
+    try:
+        size = len(encode_operation(config.proposal))
+    except (TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise InvalidFieldError("proposal", bound, f"not encodable: {error}") from None
+    if size > MAX_OPERATION_BYTES:
+        raise InvalidFieldError("proposal", bound, f"{size} bytes")
+
+
+def complete(
+    config: ByzantineConfig, count: int, fault_tolerance: FaultTolerance = "low_fault"
+) -> ByzantineConfig:
+    """Fill the defaults that depend on the ``count`` of replicas; idempotent.
+
+    Raises:
+        ConfigError: ``insufficient_nodes`` or ``invalid_config``.
+    """
+    if count > MAX_REPLICAS:
+        raise InvalidFieldError("replicas", f"at most {MAX_REPLICAS}", count)
+    faulty = config.f
+    if faulty is None:
+        if count < MIN_REPLICAS:
+            raise InsufficientNodesError(MIN_REPLICAS, count)
+        faulty = (count - 1) // 3
+    if count < 3 * faulty + 1:
+        raise InsufficientNodesError(3 * faulty + 1, count)
+    if faulty < 1 and fault_tolerance == "high_fault":
+        raise InvalidFieldError("f", "at least 1 with high_fault", faulty)
+    window = 2 * config.checkpoint_interval if config.window is None else config.window
+    inflight = window if config.max_inflight is None else config.max_inflight
+    return msgspec.structs.replace(config, f=faulty, window=window, max_inflight=inflight)
+
+
+def freeze(
+    config: ByzantineConfig, participants: tuple[Participant, ...]
+) -> tuple[ByzantineConfig, tuple[Participant, ...]]:
+    """Complete parameters, as they go into ``coordination.opened``; every participant is a replica.
+
+    Raises:
+        ConfigError: ``insufficient_nodes`` or ``invalid_config``.
+    """
+    return complete(config, len(participants)), participants
+
+
+class Group(msgspec.Struct, frozen=True):
+    """The replicas and the numbers every rule is written in.
+
+    Attributes:
+        coordination: its id.
+        replicas: agent ids, sorted.
+        f: Byzantine replicas tolerated.
+        q: quorum.
+        window: L.
+        interval: K.
+    """
+
+    coordination: str
+    replicas: tuple[str, ...]
+    f: int
+    q: int
+    window: int
+    interval: int
+
+    @property
+    def n(self) -> int:
+        """Number of replicas."""
+        return len(self.replicas)
+
+    def primary(self, view: int) -> str:
+        """Who proposes in ``view``: ``replicas[view mod n]``."""
+        return self.replicas[view % len(self.replicas)]
+
+
+def group_of(coordination: str, replicas: Sequence[str], config: ByzantineConfig) -> Group:
+    """The group under a completed configuration."""
+    assert config.f is not None
+    assert config.window is not None
+    quorum = replica_quorum(len(replicas), config.f)
+    members = tuple(sorted(replicas))
+    return Group(coordination, members, config.f, quorum, config.window, config.checkpoint_interval)
+
+
+def replicas_of(opened: CoordinationOpened) -> tuple[str, ...]:
+    """The replicas named at opening; if none are, every participant is one."""
+    return opened.replicas or tuple(each.agent_id for each in opened.participants)

@@ -1,0 +1,111 @@
+"""Execution: committed slots in strict sequence, each request at most once (BYZ-4, BYZ-6, BYZ-9).
+
+A slot is decided by a commit certificate of any view. It executes when every slot below has, and
+when the batch behind its digest and the requests in it are at hand; until then it waits. State
+follows from the decided prefix alone: whoever executes the same slots has the same root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from .config import Group
+from .digests import GENESIS_ROOT, next_root, null_digest
+from .requests import RequestPool
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """A commit certificate: the digest of a slot, the view, and the commits by signer."""
+
+    sequence: int
+    view: int
+    digest: bytes
+    commit_ids: tuple[bytes, ...]
+
+
+class Executed(msgspec.Struct, frozen=True):
+    """An executed slot: the requests that took effect, in order, and the state after them."""
+
+    sequence: int
+    digest: bytes
+    requests: tuple[bytes, ...]
+    root: bytes
+
+
+class Executor:
+    """The decided slots and how far they have executed.
+
+    Attributes:
+        decisions: commit certificate per slot, the first one known.
+        log: executed slots, in sequence; slot s stands at index s - 1.
+        root: state root after the last of them.
+        fork: two digests committed for one slot, if that ever happened.
+        batches: request ids behind each digest seen.
+    """
+
+    def __init__(self, group: Group, requests: RequestPool) -> None:
+        self.decisions: dict[int, Decision] = {}
+        self.log: list[Executed] = []
+        self.root = GENESIS_ROOT
+        self.fork: tuple[Decision, Decision] | None = None
+        self.batches: dict[bytes, tuple[bytes, ...]] = {}
+        self._group = group
+        self._requests = requests
+
+    @property
+    def executed(self) -> int:
+        """The last executed slot, 0 before the first."""
+        return len(self.log)
+
+    def decide(self, view: int, sequence: int, digest: bytes, commits: Mapping[str, bytes]) -> None:
+        """Take note of a quorum of commits; a second digest for the slot is a fork (BYZ-9)."""
+        known = self.decisions.get(sequence)
+        if known is not None and known.digest == digest:
+            return
+        ids = tuple(commits[signer] for signer in sorted(commits))
+        decision = Decision(sequence, view, digest, ids)
+        if known is None:
+            self.decisions[sequence] = decision
+        elif self.fork is None:
+            self.fork = (known, decision)
+
+    def missing(self) -> set[bytes]:
+        """Ids of requests that the next slot waits for."""
+        decision = self.decisions.get(self.executed + 1)
+        ids = self.batch(decision.sequence, decision.digest) if decision else None
+        return {each for each in ids or () if each not in self._requests}
+
+    def batch(self, sequence: int, digest: bytes) -> tuple[bytes, ...] | None:
+        """Request ids of a digest; none for the null batch, ``None`` if not known."""
+        if digest == null_digest(self._group.coordination, sequence):
+            return ()
+        return self.batches.get(digest)
+
+    def step(self) -> Executed | None:
+        """Execute the next slot, if it is decided and everything in it is at hand."""
+        sequence = self.executed + 1
+        decision = self.decisions.get(sequence)
+        if decision is None or self.fork is not None:
+            return None
+        ids = self.batch(sequence, decision.digest)
+        if ids is None:
+            return None
+        found = [self._requests.get(each) for each in ids]
+        if any(request is None for request in found):
+            return None
+        effective = tuple(
+            request.id for request in found if request and self._requests.execute(request)
+        )
+        self.root = next_root(self.root, sequence, decision.digest, effective)
+        done = Executed(sequence, decision.digest, effective, self.root)
+        self.log.append(done)
+        return done
+
+    def operation(self, request_id: bytes) -> Any:
+        """The operation of an executed request."""
+        request = self._requests.get(request_id)
+        assert request is not None
+        return request.operation

@@ -1,0 +1,106 @@
+"""The outcome of a single decision (specification 5.8) and the finality of a failure (BYZ-22b)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any, Literal
+
+import msgspec
+
+from ...core.kernel_events import CoordinationOpened, Ppm
+from ..tolerance import Assumption, Tolerance
+from .config import Group
+from .digests import operation_digest
+from .execution import Decision, Executed, Executor
+
+
+class ByzantineOutcome(msgspec.Struct, frozen=True):
+    """What ``coordination.decided`` carries for ``byzantine_consensus``.
+
+    Attributes:
+        protocol: ``byzantine_consensus``.
+        result: ``committed``.
+        proposal_digest, proposal: the operation decided and its SHA-256.
+        request_id: the signed request that proposed it.
+        view, sequence, primary: where its certificate was formed, and who led that view.
+        commit_ids: the certificate: commits of q replicas, by replica.
+        not_chosen: other requests known when the certificate was complete, sorted.
+        views_used: views up to the deciding one.
+        tolerance: the label (COM-27).
+        quality_ppm: 1,000,000.
+    """
+
+    protocol: str
+    result: Literal["committed"]
+    proposal_digest: bytes
+    proposal: Any
+    request_id: bytes
+    view: int
+    sequence: int
+    primary: str
+    commit_ids: tuple[bytes, ...]
+    not_chosen: tuple[bytes, ...]
+    views_used: int
+    tolerance: Tolerance
+    quality_ppm: Ppm
+
+
+def label(group: Group, opened: CoordinationOpened) -> Tolerance:
+    """What the group withstands; with f = 0 only crashes, and the label says so."""
+    assumes: set[Assumption] = {"partial_synchrony"}
+    assumes.add("at_most_f_byzantine" if group.f else "crash_only")
+    if len({participant.controller for participant in opened.participants}) == 1:
+        assumes.add("single_controller")
+    return Tolerance("bft", group.n, group.f, group.q, tuple(sorted(assumes)))
+
+
+def outcome(
+    group: Group,
+    opened: CoordinationOpened,
+    executor: Executor,
+    slot: Executed,
+    known: Iterable[bytes],
+) -> ByzantineOutcome:
+    """The outcome decided by ``slot``, the first one in which a request took effect (BYZ-20)."""
+    decision = executor.decisions[slot.sequence]
+    chosen = slot.requests[0]
+    operation = executor.operation(chosen)
+    return ByzantineOutcome(
+        protocol=opened.protocol,
+        result="committed",
+        proposal_digest=operation_digest(operation),
+        proposal=operation,
+        request_id=chosen,
+        view=decision.view,
+        sequence=slot.sequence,
+        primary=group.primary(decision.view),
+        commit_ids=decision.commit_ids,
+        not_chosen=tuple(sorted(set(known) - {chosen})),
+        views_used=decision.view + 1,
+        tolerance=label(group, opened),
+        quality_ppm=1_000_000,
+    )
+
+
+def certificates(decisions: Iterable[Decision]) -> tuple[bytes, ...]:
+    """The commit certificates of these slots as one list of event ids (BYZ-21)."""
+    return tuple(each for decision in decisions for each in decision.commit_ids)
+
+
+def is_final(
+    group: Group, signed_deadline: Collection[str], committers: Iterable[Collection[str]]
+) -> bool:
+    """Whether no commit certificate can exist any more (BYZ-22b).
+
+    Args:
+        group: the replicas.
+        signed_deadline: D, replicas bound by their deadline whose chains are complete up to it.
+        committers: per (view, slot, digest) the signers of commits seen.
+    """
+    bound = frozenset(signed_deadline)
+    free = frozenset(group.replicas) - bound
+    for signers in (frozenset[str](), *map(frozenset, committers)):
+        possible = (signers | free) & frozenset(group.replicas)
+        if len(possible) + min(group.f, group.n - len(possible)) >= group.q:
+            return False
+    return True

@@ -1,0 +1,339 @@
+"""A replica's role: what it would sign now, given what the log shows.
+
+============== ===================================================================================
+intent         condition
+============== ===================================================================================
+deadline       ``single``, undecided; signed once, and then nothing else any more (BYZ-22a)
+view change    a provably bad primary, f + 1 others ahead, a planned rotation; else after the timer
+pre-prepare    primary of the active view, a batch is full or its delay is over
+prepare        backup, proposal accepted; in ``single`` mode the agent's own code agrees first
+commit         prepare certificate of the active view
+checkpoint     every K-th slot executed
+NEW-VIEW       primary of the view moved to, q valid view changes with its own (BYZ-17)
+============== ===================================================================================
+
+While a view change is due, nothing else is: the votes of one state never contradict it. For this to
+hold across states, a host folds what it signed before it asks again, or signs nothing until it has
+come back from the log. A replica that has decided keeps no timer, but still answers those that have
+not (BYZ-21).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from ...core.errors import UsageError
+from ...core.kernel_events import Body, DeadlinePassed
+from ...core.machine import After, Append, Ask, AskFailed, Context, Intent, LogEvent
+from .digests import batch_digest, operation_digest
+from .events import (
+    CHECKPOINT,
+    COMMIT,
+    DEADLINE_PASSED,
+    NEW_VIEW,
+    OVERALL,
+    PRE_PREPARE,
+    PREPARE,
+    REFUSED,
+    VIEW_CHANGE,
+    CheckpointTaken,
+    CommitSent,
+    PreparedEntry,
+    PrepareSent,
+    PrePrepareSent,
+    ProposalRefused,
+    ProposalRequest,
+    Verdict,
+    ViewChangeSent,
+)
+from .fold import ByzantineFold
+from .requests import Request
+from .slots import Proposal
+from .view_change import new_view_body
+
+MAX_DOUBLINGS = 16
+"""View timeouts stop doubling here: 15 s have become 11 days."""
+
+NO_HANDLER = "no_handler"
+
+
+class VerdictReply(msgspec.Struct, frozen=True):
+    """Turns an agent's verdict into its replica's vote or refusal; pure."""
+
+    vote: Append
+    view: int
+    sequence: int
+    digest: bytes
+
+    def __call__(self, answer: Verdict | AskFailed) -> Append:
+        """The vote; an agent without an opinion on proposals goes along.
+
+        Raises:
+            UsageError: the answer is no :class:`Verdict`.
+        """
+        if isinstance(answer, AskFailed):
+            return self.vote if answer.code == NO_HANDLER else self._refusal(answer.code)
+        if not isinstance(answer, Verdict):
+            raise UsageError(
+                f"the answer to a ProposalRequest is a {type(answer).__name__}, not a Verdict",
+                hint="Return Verdict.accept() or Verdict.refuse(reason).",
+            )
+        return self.vote if answer.accepted else self._refusal(answer.reason)
+
+    def _refusal(self, reason: str) -> Append:
+        body = ProposalRefused(self.view, self.sequence, self.digest, reason[:64])
+        return Append(("refuse", self.digest.hex()), REFUSED, body)
+
+
+class ByzantineReplica(ByzantineFold):
+    """The machine of one replica; with an author that is none, it only watches."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__(context)
+        self._me = context.author
+        self._takes_part = context.author in self.group.replicas
+        self._prepares: set[tuple[int, int]] = set()
+        self._commits: dict[int, int] = {}
+        self._checkpoints = 0
+        self._proposed: dict[int, int] = {}
+        self._new_views: set[int] = set()
+        self._endorsed: set[bytes] = set()
+        self._refused: set[bytes] = set()
+        self._muted = False
+        self._intents: tuple[Intent, ...] | None = None
+
+    # Folding ------------------------------------------------------------------------------------
+
+    def apply(self, event: LogEvent) -> None:
+        """Fold one event; own ones are what this replica is bound by."""
+        self._intents = None
+        try:
+            super().apply(event)
+        finally:
+            if event.event.header.author == self._me:
+                self._note_own(event)
+
+    def _note_own(self, event: LogEvent) -> None:
+        kind, content = event.type, event.content
+        if kind == PREPARE:
+            self._prepares.add((content.view, content.sequence))
+            self._endorsed.add(content.batch_digest)
+        elif kind == COMMIT:
+            view = self._commits.get(content.sequence, 0)
+            self._commits[content.sequence] = max(view, content.view)
+        elif kind == PRE_PREPARE:
+            highest = self._proposed.get(content.view, 0)
+            self._proposed[content.view] = max(highest, content.sequence)
+            self._endorsed.add(content.batch_digest)
+        elif kind == CHECKPOINT:
+            self._checkpoints = max(self._checkpoints, content.sequence)
+        elif kind == VIEW_CHANGE:
+            self.leave(content.new_view)
+        elif kind == NEW_VIEW:
+            self._new_views.add(content.new_view)
+        elif kind == REFUSED:
+            self._refused.add(content.batch_digest)
+        elif kind == DEADLINE_PASSED and content.name == OVERALL:
+            self._muted = True
+
+    def _collect(self) -> None:
+        super()._collect()
+        stable = self.checkpoints.stable
+        self._commits = {s: view for s, view in self._commits.items() if s > stable}
+        self._prepares = {key for key in self._prepares if key[1] > stable}
+
+    # Intents ------------------------------------------------------------------------------------
+
+    def intents(self) -> Iterable[Intent]:
+        """See the table above."""
+        if self._intents is None:
+            self._intents = tuple(self._all()) if self._takes_part else ()
+        return self._intents
+
+    def _all(self) -> Iterator[Intent]:
+        if self._muted or self.executor.fork is not None:
+            return
+        yield from self._checkpoint()
+        yield from self._deadline()
+        if self.suspected > self.views.view:
+            yield from self._leave(self.suspected)
+        elif self.views.is_active:
+            yield from self._votes()
+            yield from self._propose()
+            yield from self._request_timer()
+        else:
+            yield from self._new_view()
+            yield from self._new_view_timer()
+
+    def _once(self, kind: str, key: tuple[str | int, ...], body: Body, *refs: bytes) -> Append:
+        return Append(key, kind, body, tuple(dict.fromkeys(refs)), sign_once=True)
+
+    def _deadline(self) -> Iterator[After]:
+        if self.config.mode == "single" and not self.is_decided:
+            opened = self.context.opened_id
+            key = ("deadline", OVERALL)
+            then = self._once(DEADLINE_PASSED, key, DeadlinePassed(OVERALL), opened)
+            yield After(key, opened, self.context.opened.overall_timeout_ms, then)
+
+    def _checkpoint(self) -> Iterator[Append]:
+        for sequence, root in self.due_checkpoints.items():
+            if sequence > self._checkpoints:
+                body = CheckpointTaken(sequence, root)
+                yield self._once(CHECKPOINT, ("checkpoint", sequence), body)
+
+    # Votes --------------------------------------------------------------------------------------
+
+    def _votes(self) -> Iterator[Intent]:
+        view = self.views.view
+        if self.executor.executed < self.views.floor:
+            return  # BYZ-18: first catch up with the checkpoint the view starts from
+        leads = self.group.primary(view) == self._me
+        for sequence, proposal in self.accepted.items():
+            if not leads and (view, sequence) not in self._prepares:
+                yield from self._prepare(view, sequence, proposal)
+            entry = self.prepared.get(sequence)
+            if entry is not None and entry.view == view and self._commits.get(sequence, -1) < view:
+                body = CommitSent(view, sequence, entry.batch_digest)
+                key = ("commit", view, sequence)
+                yield self._once(COMMIT, key, body, entry.proposal_id, self.views.standing)
+
+    def _prepare(self, view: int, sequence: int, proposal: Proposal) -> Iterator[Intent]:
+        body = PrepareSent(view, sequence, proposal.digest)
+        key = ("prepare", view, sequence)
+        vote = self._once(PREPARE, key, body, proposal.id, self.views.standing)
+        yield from self._judged(vote, view, sequence, proposal.digest)
+
+    def _judged(self, vote: Append, view: int, sequence: int, digest: bytes) -> Iterator[Intent]:
+        """The vote, after the agent's own code has agreed to the operation (``single`` mode)."""
+        if self.config.mode != "single" or digest in self._endorsed:
+            yield vote
+            return
+        batch = self.executor.batch(sequence, digest)
+        if isinstance(vote.body, PrePrepareSent):
+            batch = vote.body.request_ids
+        if batch == ():
+            yield vote
+        request = self.requests.get(batch[0]) if batch else None
+        if request is None or digest in self._refused:
+            return
+        question = ProposalRequest(
+            request.operation,
+            operation_digest(request.operation),
+            request.client,
+            self.context.opened.topic,
+            self.context.coordination,
+        )
+        reply = VerdictReply(vote, view, sequence, digest)
+        key = ("validate", request.id.hex())
+        yield Ask(key, question, Verdict, reply, self.config.view_timeout_ms)
+
+    # Proposals ----------------------------------------------------------------------------------
+
+    def _propose(self) -> Iterator[Intent]:
+        view, executed = self.views.view, self.executor.executed
+        if self.group.primary(view) != self._me or self.is_decided or executed < self.views.floor:
+            return
+        stable = self.checkpoints.stable
+        sequence = max(self._proposed.get(view, 0), self.views.top, stable) + 1
+        assert self.config.max_inflight is not None
+        if sequence > min(stable + self.group.window, executed + self.config.max_inflight):
+            return
+        if any(
+            self.executor.batch(slot, proposal.digest) is None
+            for slot, proposal in self.accepted.items()
+        ):
+            return  # a batch carried over may hold what would be proposed twice
+        batch, is_full = self._batch()
+        if not batch:
+            return
+        ids = tuple(request.id for request in batch)
+        digest = batch_digest(self.group.coordination, ids)
+        body = PrePrepareSent(view, sequence, digest, ids)
+        key = ("pre_prepare", view, sequence)
+        proposal = self._once(PRE_PREPARE, key, body, self.views.standing)
+        if is_full:
+            yield from self._judged(proposal, view, sequence, digest)
+        else:
+            yield After(key, self._since(batch[0]), self.config.batch_delay_ms, proposal)
+
+    def _batch(self) -> tuple[list[Request], bool]:
+        """The next batch and whether it is closed; in ``single`` mode one request at a time."""
+        single = self.config.mode == "single"
+        if single and any(
+            slot > self.executor.executed and proposal.request_ids
+            for slot, proposal in self.accepted.items()
+        ):
+            return [], False
+        batch: list[Request] = []
+        size = 0
+        for request in self.requests.pending():
+            if request.id in self._slot_of or self._is_refused(request):
+                continue
+            size += request.size
+            if batch and size > self.config.batch_max_bytes:
+                return batch, True
+            batch.append(request)
+            if single or len(batch) == self.config.batch_max_requests:
+                return batch, True
+        return batch, self.config.batch_delay_ms == 0
+
+    def _is_refused(self, request: Request) -> bool:
+        if not self._refused:
+            return False
+        return batch_digest(self.group.coordination, (request.id,)) in self._refused
+
+    # View changes -------------------------------------------------------------------------------
+
+    def _leave(self, new_view: int) -> Iterator[Append]:
+        """The view change, unless something signed earlier is not folded yet (BYZ-13)."""
+        stable = self.checkpoints.stable
+        entries = tuple(
+            self.prepared[sequence]
+            for sequence in sorted(self.prepared)
+            if stable < sequence <= stable + self.group.window
+        )
+        if all(self._covers(sequence, view) for sequence, view in self._commits.items()):
+            body = ViewChangeSent(new_view, stable, self.checkpoints.proof, entries)
+            yield self._once(VIEW_CHANGE, ("view_change", new_view), body)
+
+    def _covers(self, sequence: int, view: int) -> bool:
+        entry: PreparedEntry | None = self.prepared.get(sequence)
+        return sequence <= self.checkpoints.stable or (entry is not None and entry.view >= view)
+
+    def _timeout_ms(self) -> int:
+        """T_v: doubles with every view without an execution (BYZ-12)."""
+        failed = min(max(0, self.views.view - self.productive_view), MAX_DOUBLINGS)
+        return self.config.view_timeout_ms << failed
+
+    def _since(self, request: Request) -> bytes:
+        """A request waits from when it was seen, in a new view from when that began."""
+        return request.id if request.seen > self.views.entered else self.views.standing
+
+    def _request_timer(self) -> Iterator[After]:
+        """BYZ-12: the oldest unexecuted request, whatever else makes progress."""
+        oldest = None if self.is_decided else self.requests.oldest()
+        if oldest is not None:
+            view = self.views.view
+            key = ("timer", view, "request", oldest.id.hex())
+            for then in self._leave(view + 1):
+                yield After(key, self._since(oldest), self._timeout_ms(), then)
+
+    def _new_view_timer(self) -> Iterator[After]:
+        """BYZ-16: from q valid view changes on, the new primary has T_v."""
+        view = self.views.view
+        since = self.views.quorum_at.get(view)
+        if since is not None and not self.is_decided:
+            for then in self._leave(view + 1):
+                yield After(("timer", view, "new_view"), since, self._timeout_ms(), then)
+
+    def _new_view(self) -> Iterator[Append]:
+        """BYZ-17: exactly one NEW-VIEW, over all valid view changes at hand."""
+        view = self.views.view
+        if self.group.primary(view) != self._me or view in self._new_views:
+            return
+        held = self.views.view_changes(view)
+        if len(held) >= self.group.q and any(event.author == self._me for event in held):
+            body = new_view_body(self.group, view, held)
+            yield self._once(NEW_VIEW, ("new_view", view), body, *body.view_change_ids)

@@ -1,0 +1,112 @@
+"""More than f twins can fork a slot; their own signatures then name f + 1 of them, never others."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+import pytest
+
+from mabeam.core.machine import LogEvent
+from mabeam.protocols.byzantine import ByzantineConfig, analyse, is_proof
+from mabeam.protocols.byzantine.events import COMMIT
+from tests.protocols.byzantine.network import Network, Node, Schedule, names
+
+FAST = Schedule(delay_ms=30, late_percent=0)
+
+
+class Side(Node):
+    """One instance of a twin; both sides run correct code and see only their own half."""
+
+    honest = False
+
+    def __init__(self, network: Network, author: str, side: int) -> None:
+        super().__init__(network, author)
+        self.side = side
+
+
+def both_sides(network: Network, author: str) -> Iterable[Node]:
+    """The two instances."""
+    return Side(network, author, 0), Side(network, author, 1)
+
+
+def forked(count: int, seed: int) -> ForkedNetwork:
+    """Two halves that never hear of each other; every twin works in both."""
+    draw = random.Random(seed)
+    faulty = (count - 1) // 3
+    quorum = (count + faulty) // 2 + 1
+    replicas = list(names(count))
+    draw.shuffle(replicas)
+    number = max(faulty + 1, 2 * quorum - count)
+    twins, honest = replicas[:number], replicas[number:]
+    half = {each: index % 2 for index, each in enumerate(honest)}
+    sides: dict[bytes, int] = {}
+    config = ByzantineConfig(mode="single", proposers="participants", view_timeout_ms=500)
+
+    def cut(node: Node, event: LogEvent) -> bool:
+        if event.id not in sides:
+            sides[event.id] = network.signing
+        side = node.side if isinstance(node, Side) else half[node.author]
+        return side != sides[event.id]
+
+    network = ForkedNetwork(
+        count, seed, config, dict.fromkeys(twins, both_sides), schedule=FAST, cut=cut
+    )
+    network.half = half
+    network.forks_expected = True
+    network.twins = frozenset(twins)
+    for side in (0, 1):
+        client = next(each for each in honest if half[each] == side)
+        network.submit(client, f"for side {side}", 1)
+    return network
+
+
+class ForkedNetwork(Network):
+    """Remembers on which side an event is signed."""
+
+    signing = 0
+    half: dict[str, int]
+    twins: frozenset[str]
+
+    def append(self, sender: Node, *args: object, **options: object) -> LogEvent:
+        """Append for one side."""
+        self.signing = sender.side if isinstance(sender, Side) else self.half[sender.author]
+        return super().append(sender, *args, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("count", [4, 5, 6, 7])
+def test_forks_name_their_culprits(count: int) -> None:
+    forks = 0
+    for seed in range(60):
+        network = forked(count, seed)
+        network.run(network.decided, 60_000)
+        found = analyse(network.log, network.group)
+        assert set(found.culprits) <= network.twins, (count, seed)
+        assert all(is_proof(proof, network.group) for proof in found.culprits.values())
+        assert found.verdict != "incomplete", (count, seed)
+        if found.verdict == "culprits":
+            forks += 1
+            assert len(found.culprits) > network.group.f
+            network.random.shuffle(network.log)
+            assert analyse(network.log, network.group) == found
+    assert forks >= 50
+
+
+def test_without_the_evidence_the_result_is_incomplete() -> None:
+    network = next(
+        each
+        for each in (forked(4, seed) for seed in range(60))
+        if each.run(each.decided, 60_000)
+        and {"E2"} & {proof.rule for proof in analyse(each.log, each.group).culprits.values()}
+    )
+    commits = [event for event in network.log if event.type == COMMIT]
+    found = analyse(commits, network.group)
+    assert found.verdict == "incomplete"
+    assert found.sequence == 1
+
+
+def test_honest_runs_name_nobody() -> None:
+    for seed in range(30):
+        network = Network(4, seed)
+        assert network.run(network.decided)
+        assert analyse(network.log, network.group).culprits == {}

@@ -1,0 +1,168 @@
+"""Named wrong versions of the rules (specification 5.11), every one noticed by a check (TST-5)."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from mabeam.core.errors import MabeamError
+from mabeam.core.machine import LogEvent
+from mabeam.protocols.byzantine import ByzantineConfig, config, view_change
+from mabeam.protocols.byzantine.events import VIEW_CHANGE, NewViewSent, SlotProposal, ViewChangeSent
+from mabeam.protocols.byzantine.fold import ByzantineFold
+from mabeam.protocols.byzantine.replica import ByzantineReplica
+from mabeam.protocols.byzantine.votes import VoteBook
+from tests.protocols.byzantine import test_examples, test_rules
+from tests.protocols.byzantine.network import Network, Node
+from tests.protocols.simple.test_mutants import Mutant, applied
+
+MUTANTS = (
+    Mutant(
+        "quorum 2f + 1",
+        config.group_of,
+        "replica_quorum(len(replicas), config.f)",
+        "2 * config.f + 1",
+    ),
+    Mutant(
+        "view change without certificates",
+        view_change.check_view_change,
+        "check_prepared(check, lookup, group, entry)",
+        "pass",
+    ),
+    Mutant(
+        "view change without checkpoint proof",
+        view_change.check_view_change,
+        "check_checkpoint(check, lookup, group, stable, body.checkpoint_ids)",
+        "pass",
+    ),
+    Mutant(
+        "lowest instead of highest view",
+        view_change.plan,
+        "_rank(entry) > _rank(known)",
+        "_rank(entry) < _rank(known)",
+    ),
+    Mutant(
+        "NEW-VIEW list cut at the first gap",
+        view_change.plan,
+        "range(lowest + 1, highest + 1)",
+        "range(lowest + 1, lowest + 1 + sum(s in best for s in range(lowest + 1, highest + 1)))",
+    ),
+    Mutant(
+        "votes not matched on digest",
+        ByzantineFold._on_commit,
+        "key = (view, sequence, digest)",
+        "key = (view, sequence, bytes(32))",
+    ),
+    Mutant(
+        "votes counted per message",
+        VoteBook.add,
+        "signers.setdefault(signer, event_id)",
+        "signers.setdefault(event_id.hex(), event_id)",
+    ),
+    Mutant(
+        "NEW-VIEW slots trusted",
+        view_change.check_new_view,
+        "computed.slots == body.slots",
+        "True",
+    ),
+    Mutant(
+        "certificates inside a NEW-VIEW not verified",
+        view_change.check_new_view,
+        "check.require(not inner.fault,",
+        "check.require(True,",
+    ),
+    Mutant(
+        "commit certificates of other views ignored",
+        ByzantineFold._on_commit,
+        "== self.group.q:",
+        "== self.group.q and self._is_current(view):",
+    ),
+    Mutant(
+        "no client-signature check",
+        ByzantineFold._is_acceptable,
+        "request = self.requests.get(request_id)",
+        "request = self.requests.get(self.requests.known()[0])",
+    ),
+    Mutant(
+        "view change wipes prepared state",
+        ByzantineFold._enter,
+        "self.accepted.clear()",
+        "self.accepted.clear(); self.prepared.clear()",
+    ),
+    Mutant("sign-once off", ByzantineReplica._once, "sign_once=True", "sign_once=False"),
+    Mutant(
+        "a prepare by the primary counts",
+        ByzantineFold._check_prepared,
+        "if each != primary]",
+        "]",
+    ),
+)
+
+
+def check_disjoint_halves() -> None:
+    """n = 6 and nobody lies: two halves that cannot hear each other must not both decide."""
+    settings = ByzantineConfig(proposers="participants", view_timeout_ms=200)
+
+    def cut(node: Node, event: LogEvent) -> bool:
+        return (int(node.author[1:]) < 3) != (int(event.author[1:]) < 3)
+
+    network = Network(6, 0, settings, cut=cut)
+    network.submit("r0", "left")
+    network.submit("r4", "right")
+    network.run(network.decided, 20_000)
+
+
+def check_a_forged_certificate_inside_a_new_view() -> None:
+    """A NEW-VIEW that follows from view changes of which one is forged."""
+    bench = test_rules.Bench()
+    true = bench.certificate(1, 0, test_rules.A)
+    forged = msgspec.structs.replace(true, batch_digest=test_rules.B)
+    ids = tuple(
+        bench.event(
+            each,
+            VIEW_CHANGE,
+            ViewChangeSent(1, 0, (), (forged,) if each == "r1" else ()),
+        ).id
+        for each in ("r1", "r2", "r3")
+    )
+    slots = (SlotProposal(1, test_rules.B),)
+    body = NewViewSent(1, ids, slots)
+    assert view_change.check_new_view(bench.events.get, bench.group, body)[0].fault
+
+
+CHECKS = (
+    *(
+        value
+        for name, value in vars(test_rules).items()
+        if name.startswith("test_") and name != "test_every_vote_is_signed_once"
+    ),
+    test_examples.test_example_5_one_committed_the_others_only_prepared,
+    check_disjoint_halves,
+    check_a_forged_certificate_inside_a_new_view,
+)
+
+
+def killed_by() -> BaseException | None:
+    """What the first check says that notices something."""
+    for check in CHECKS:
+        try:
+            check()
+        except (AssertionError, KeyError, ValueError, MabeamError) as error:
+            return error
+    return None
+
+
+def test_the_right_version_survives() -> None:
+    for check in CHECKS:
+        check()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: str(mutant.name))
+def test_mutant_is_killed(mutant: Mutant) -> None:
+    with applied(mutant):
+        assert killed_by() is not None, f"nothing notices: {mutant.name}"
+
+
+def test_a_wrong_quorum_is_noticed_without_any_liar() -> None:
+    with applied(MUTANTS[0]), pytest.raises(AssertionError, match="two digests"):
+        check_disjoint_halves()
