@@ -43,15 +43,19 @@ class ByzantineCoordinator(ByzantineFold):
         self._submitted: set[tuple[str, tuple[bytes, ...]]] = set()
         self._intents: tuple[Intent, ...] | None = None
         self._decided: Append | None = None
+        self._timeout: Append | None = None
 
     def apply(self, event: LogEvent) -> None:
         """Fold one event."""
         self._intents = None
         if event.type == DEADLINE_PASSED and event.content.name == SETTLE:
-            self._settled = True
+            self._settled = self._settled or event.author not in self._members
         elif event.type == EVIDENCE:
             self._submitted.add((event.content.accused, event.content.proof_ids))
-        super().apply(event)
+        try:
+            super().apply(event)
+        finally:
+            self._judge_timeout()
 
     def intents(self) -> Iterable[Intent]:
         """Evidence first: nothing can follow the terminal event."""
@@ -74,15 +78,25 @@ class ByzantineCoordinator(ByzantineFold):
             yield self._forked(*self.executor.fork)
         elif self.is_decided:
             yield self._decision()
-        elif self.config.mode == "single" and len(self.deadlines) > self.group.f:
-            final = self.failure_is_final()
-            if final or self._settled or len(self.deadlines) == self.group.n:
-                yield self._timed_out(final)
-            else:
-                key = ("deadline", SETTLE)
-                since = [*self.deadlines.values()][self.group.f].id
-                then = Append(key, DEADLINE_PASSED, DeadlinePassed(SETTLE), (since,))
-                yield After(key, since, SETTLE_MS, then)
+        elif self._timeout is not None:
+            yield self._timeout
+        elif self._may_time_out():
+            key = ("deadline", SETTLE)
+            since = [*self.deadlines.values()][self.group.f].id
+            then = Append(key, DEADLINE_PASSED, DeadlinePassed(SETTLE), (since,))
+            yield After(key, since, SETTLE_MS, then)
+
+    def _may_time_out(self) -> bool:
+        """f + 1 deadlines: an honest replica has seen the time pass."""
+        return self.config.mode == "single" and len(self.deadlines) > self.group.f
+
+    def _judge_timeout(self) -> None:
+        """Fix the failure at the event that brought it; later deadlines do not change it."""
+        if self._timeout is not None or not self._may_time_out() or self.is_decided:
+            return
+        final = self.failure_is_final()
+        if final or self._settled or len(self.deadlines) == self.group.n:
+            self._timeout = self._timed_out(final)
 
     def _decision(self) -> Append:
         if self._decided is None:

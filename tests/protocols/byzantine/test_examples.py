@@ -156,3 +156,18 @@ def test_an_agent_that_refuses_stays_silent() -> None:
     assert network.run(network.decided)
     assert not any(event.type == PREPARE and event.author == "r2" for event in network.log)
     assert network.observer.refusals == {"r2": "not for me"}
+
+
+def test_a_planned_rotation_changes_the_primary_and_loses_nothing() -> None:
+    config = ByzantineConfig(
+        mode="service", checkpoint_interval=2, batch_max_requests=1, batch_delay_ms=0,
+        rotation_slots=2,
+    )  # fmt: skip
+    network = Network(4, config=config, schedule=CALM)
+    for number in range(8):
+        network.submit("r1", number, number, at=500 * number)
+    assert network.run(network.executed(8))
+    network.finish()
+    proposers = {event.author for event in network.log if event.type == PRE_PREPARE}
+    assert len(proposers) >= 3
+    assert network.now < 8 * 500 + 5_000
