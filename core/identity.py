@@ -20,7 +20,7 @@ from nacl.bindings import (
 )
 from nacl.exceptions import BadSignatureError
 
-from .envelope import Bytes32, KeyId, Natural
+from .envelope import Bytes32, Natural
 from .errors import KeyFileError, VerificationError
 from .hashing import sha256
 from .names import ROOT_AUTHOR, AgentId
@@ -217,8 +217,3 @@ def read_secrets(path: Path) -> Secrets:
         return msgspec.json.decode(data, type=Secrets)
     except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise KeyFileError(f"key file {path} is damaged: {error}") from None
-
-
-def short_key(key_id: KeyId) -> str:
-    """How a key id is shown to people."""
-    return key_id.hex()
