@@ -21,6 +21,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from ..errors import LogUnavailableError, PermissionRefusedError
+from .cancellation import cancellation_kept
 from .counters import Counters
 from .frames import publish_frame
 from .header_lines import FastHeaderClient
@@ -149,9 +150,10 @@ class Connection:
         if client is None or not client.is_connected:
             raise self._unavailable("not connected")
         try:
-            await client._send_command(frames)
-            if client._flush_queue is not None and client._flush_queue.empty():
-                await client._flush_pending()
+            with cancellation_kept():
+                await client._send_command(frames)
+                if client._flush_queue is not None and client._flush_queue.empty():
+                    await client._flush_pending()
         except (nats.errors.Error, OSError) as error:
             raise self._unavailable(str(error)) from None
 
@@ -188,7 +190,11 @@ class Connection:
             client = FastHeaderClient()
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                    await self._log_in(client, url)
+                    with cancellation_kept():
+                        await self._log_in(client, url)
+            except asyncio.CancelledError:
+                await _discard(client)
+                raise
             except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
                 await _discard(client)
                 reason = str(error).removeprefix("nats: ") or type(error).__name__
@@ -296,7 +302,8 @@ class Connection:
             except TimeoutError:
                 try:
                     async with asyncio.timeout(self._ping_timeout_s):
-                        await client.rtt(3600)
+                        with cancellation_kept():
+                            await client.rtt(3600)
                 except (nats.errors.Error, OSError, TimeoutError):
                     self.counters.unanswered_pings += 1
                     return
@@ -324,7 +331,8 @@ async def _discard(client: Client) -> None:
     subscriptions = list(client._subs.values())
     with contextlib.suppress(Exception):
         async with asyncio.timeout(2):
-            await client.close()
+            with cancellation_kept():
+                await client.close()
     for subscription in subscriptions:
         subscription._stop_processing()
     tasks = (client._reading_task, client._flusher_task, client._ping_interval_task)

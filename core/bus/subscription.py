@@ -11,6 +11,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from ..errors import PermissionRefusedError
+from .cancellation import cancellation_kept
 
 Handler = Callable[[Msg], Awaitable[None]]
 
@@ -43,12 +44,13 @@ class Subscription:
         async def deliver(message: Msg) -> None:
             await self._handler(message)
 
-        self._attached = await client.subscribe(
-            self.subject,
-            cb=deliver,
-            pending_msgs_limit=PENDING_MESSAGES,
-            pending_bytes_limit=PENDING_BYTES,
-        )
+        with cancellation_kept():
+            self._attached = await client.subscribe(
+                self.subject,
+                cb=deliver,
+                pending_msgs_limit=PENDING_MESSAGES,
+                pending_bytes_limit=PENDING_BYTES,
+            )
 
     def refuse(self, error: PermissionRefusedError) -> None:
         """Record that the server refused."""
@@ -61,5 +63,5 @@ class Subscription:
         self._forget(self)
         attached, self._attached = self._attached, None
         if attached is not None:
-            with contextlib.suppress(nats.errors.Error, OSError):
+            with contextlib.suppress(nats.errors.Error, OSError), cancellation_kept():
                 await attached.unsubscribe()

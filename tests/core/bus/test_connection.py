@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 from typing import Any
@@ -58,6 +59,26 @@ async def test_silent_server_is_given_up(bus: Any) -> None:
     assert (await asyncio.wait_for(append, 10)).sequence == 1
     assert connection.counters.reconnects >= 1
     await transport.close()
+
+
+async def test_closing_ends_a_supervisor_whose_cancellation_the_client_swallows(
+    bus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = await bus.connect("coord")
+    swallowing = asyncio.Event()
+    log_in = Connection._log_in
+
+    async def swallow(self: Connection, client: Any, url: str) -> None:
+        swallowing.set()
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(1)
+        await log_in(self, client, url)
+
+    monkeypatch.setattr(Connection, "_log_in", swallow)
+    transport.connection.suspect()
+    await swallowing.wait()
+    async with asyncio.timeout(4):
+        await transport.close()
 
 
 async def test_unreachable_server_is_named(bus: Any) -> None:
