@@ -51,6 +51,7 @@ class Coordination:
         request, claim, opened, terminal: the events in force, ``None`` until they exist.
         cancel: the accepted cancel request, if any.
         machine: the protocol's machine once open.
+        context: the frozen configuration once open.
         chains: author chains.
         events: admitted events folded, rejected ones included.
     """
@@ -76,6 +77,7 @@ class Coordination:
         self.terminal: LogEvent | None = None
         self.cancel: LogEvent | None = None
         self.machine: Machine | None = None
+        self.context: Context | None = None
         self.chains = ChainBook()
         self.events = 0
         self.last_control = 0
@@ -219,7 +221,7 @@ class Coordination:
         context = Context(self.id, epoch, event.id, content, config, self.author, self._secret)
         factory = spec.participant if self.role == "participant" else spec.coordinator
         self.machine = factory(context)
-        self.opened, self.epoch = event, epoch
+        self.opened, self.epoch, self.context = event, epoch, context
         self._participants = participants
         self._domain_classes = {kind.name: kind.classes for kind in spec.event_types}
 
@@ -291,7 +293,7 @@ class Coordination:
         self._require_claimant(event)
 
     def _apply_evidence(self, event: LogEvent) -> None:
-        check_evidence(event.content, self._public_key, self._protocols)
+        check_evidence(event.content, self._public_key, self._protocols, self.context)
         if self.machine is not None and self.terminal is None:
             self.machine.apply(event)
 

@@ -190,6 +190,16 @@ class Machine(ABC):
         return ()
 
 
+ProofRule = Callable[[str, tuple[LogEvent, ...], Context], str]
+"""Judges a proof of misbehaviour by the protocol's own rules (specification 13).
+
+Given the accused, the proof's events, and the configuration they were signed under. The events are
+authentic, typed and of one coordination and epoch; the accused signed the first. Pure. Returns the
+uniqueness key of the offence. Raises :class:`~mabeam.core.errors.PeerProtocolError` if nothing is
+proven.
+"""
+
+
 class ProtocolSpec(msgspec.Struct, frozen=True):
     """Everything the kernel needs to run a protocol.
 
@@ -203,6 +213,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
         freeze: completes the parameters and weights at opening; raises
             :class:`~mabeam.core.errors.ConfigError` for what cannot be run.
         default_timeout_ms: overall time-out if the request names none.
+        proofs: rules of evidence beyond the kernel's own, by name.
     """
 
     name: str
@@ -215,6 +226,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
     freeze: Callable[[Any, tuple[Participant, ...]], tuple[Any, tuple[Participant, ...]]]
     default_timeout_ms: int
     version: int = 1
+    proofs: Mapping[str, ProofRule] = {}
 
 
 Protocols = Mapping[str, ProtocolSpec]
