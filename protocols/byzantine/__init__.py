@@ -8,7 +8,7 @@ from .coordinator import ByzantineCoordinator
 from .events import BYZANTINE_EVENT_TYPES, ProposalRequest, Verdict
 from .forensics import Forensics, analyse
 from .outcome import ByzantineOutcome
-from .proofs import Proof, is_proof
+from .proofs import PROOF_RULES, Proof, is_proof, submission
 from .replica import ByzantineReplica
 
 SPEC = ProtocolSpec(
@@ -21,6 +21,7 @@ SPEC = ProtocolSpec(
     outcome_type=ByzantineOutcome,
     freeze=freeze,
     default_timeout_ms=60_000,
+    proofs=PROOF_RULES,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "Verdict",
     "analyse",
     "is_proof",
+    "submission",
 ]

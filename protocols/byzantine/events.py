@@ -80,7 +80,10 @@ class CommitSent(Body, frozen=True):
 
 
 class CheckpointTaken(Body, frozen=True):
-    """A replica executed everything up to ``sequence`` and has this state."""
+    """A replica executed everything up to ``sequence`` and has this state.
+
+    Its refs name one commit of each slot since the checkpoint before, by slot: what it executed.
+    """
 
     sequence: Slot
     state_root: Bytes32
@@ -153,7 +156,7 @@ BYZANTINE_EVENT_TYPES: tuple[EventType, ...] = (
     event_type(PREPARE, PrepareSent, "pub", uniqueness=_VOTE_KEY),
     event_type(COMMIT, CommitSent, "pub", uniqueness=_VOTE_KEY),
     event_type(CHECKPOINT, CheckpointTaken, "pub", uniqueness=("sequence",)),
-    event_type(VIEW_CHANGE, ViewChangeSent, "pub", uniqueness=("new_view",)),
+    event_type(VIEW_CHANGE, ViewChangeSent, "pub", uniqueness=("new_view",), contradiction="E4"),
     event_type(NEW_VIEW, NewViewSent, "pub", uniqueness=("new_view",)),
     event_type(REPLY, ReplySent, "pub", uniqueness=("client", "client_seq")),
     event_type(REFUSED, ProposalRefused, "pub"),

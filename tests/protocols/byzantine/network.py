@@ -22,7 +22,7 @@ from mabeam.core.hashing import ZERO32, sha256
 from mabeam.core.kernel_events import Body, CoordinationOpened, Participant, RegistrySnapshot
 from mabeam.core.machine import TERMINAL_KEY, After, Append, Ask, Context, Intent, LogEvent
 from mabeam.protocols.byzantine import SPEC, ByzantineConfig, Group, Verdict
-from mabeam.protocols.byzantine.config import group_of
+from mabeam.protocols.byzantine.config import group_in
 from mabeam.protocols.byzantine.coordinator import ByzantineCoordinator
 from mabeam.protocols.byzantine.events import REQUEST, RequestSubmitted
 from mabeam.protocols.byzantine.replica import ByzantineReplica
@@ -72,7 +72,7 @@ def context_for(
 def group_for(count: int, config: ByzantineConfig | None = None) -> Group:
     """The group of ``count`` replicas."""
     context = context_for(count, config or ByzantineConfig(proposal="A"))
-    return group_of(COORDINATION, names(count), context.config)
+    return group_in(context)
 
 
 def log_event(
