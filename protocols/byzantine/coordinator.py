@@ -19,15 +19,18 @@ a certificate that surfaces later: this machine then offers the decision (BYZ-22
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
-from ...core.envelope import MAX_REFS
+from ...core.envelope import MAX_REFS, decode_event
 from ...core.kernel_events import CoordinationFailed, DeadlinePassed, EvidenceSubmitted
 from ...core.machine import TERMINAL_KEY, After, Append, Context, Intent, LogEvent, decide
+from .accusations import Accusations
 from .events import DEADLINE_PASSED, SETTLE, VIEW_CHANGE
 from .execution import Decision
 from .fold import ByzantineFold
-from .forensics import culprits_of
+from .forensics import culprits_of, proofs_in
 from .outcome import certificates, is_final, outcome
+from .proofs import Proof
 
 SETTLE_MS = 1_000
 EVIDENCE = "evidence.submitted"
@@ -40,22 +43,51 @@ class ByzantineCoordinator(ByzantineFold):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._settled = False
-        self._submitted: set[tuple[str, tuple[bytes, ...]]] = set()
+        self.accusations = Accusations(self.group, self.store, self.executor)
+        self._pairs = 0
         self._intents: tuple[Intent, ...] | None = None
         self._decided: Append | None = None
         self._timeout: Append | None = None
+        self._fork: Append | None = None
 
     def apply(self, event: LogEvent) -> None:
         """Fold one event."""
         self._intents = None
         if event.type == DEADLINE_PASSED and event.content.name == SETTLE:
             self._settled = self._settled or event.author not in self._members
-        elif event.type == EVIDENCE:
-            self._submitted.add((event.content.accused, event.content.proof_ids))
+        elif event.type == EVIDENCE and self._is_of_here(event.content):
+            self.accusations.submitted(event.content.rule, event.content.accused)
+        is_new = event.id not in self.store
         try:
             super().apply(event)
         finally:
+            if is_new and event.id in self.store:
+                self._compare(event)
+            if self.is_decided:
+                self._decision()  # fixed here: what others knew later is not in it
             self._judge_timeout()
+
+    def _is_of_here(self, evidence: EvidenceSubmitted) -> bool:
+        """Whether it proves something about this coordination: E1 and E7 may be from another."""
+        header = decode_event(evidence.proof[0]).header
+        return header.coordination == self.group.coordination
+
+    def _compare(self, event: LogEvent) -> None:
+        """Look for what the event proves; once, at a fork, in everything at hand."""
+        self.accusations.take(event)
+        for pair in islice(self.equivocations.values(), self._pairs, None):
+            self._pairs += 1
+            rule = "E4" if pair[0].type == VIEW_CHANGE else "E1"
+            self.accusations.accuse(Proof(rule, pair[0].author, pair))
+        if self.executor.fork is not None and self._fork is None:
+            events = self.store.events()
+            for proof in proofs_in(events, self.group):
+                self.accusations.accuse(proof)
+            self._fork = self._forked(*self.executor.fork)
+
+    def _collect(self) -> None:
+        super()._collect()
+        self.accusations.drop_upto(self.checkpoints.stable - self.group.window)
 
     def intents(self) -> Iterable[Intent]:
         """Evidence first: nothing can follow the terminal event."""
@@ -64,18 +96,14 @@ class ByzantineCoordinator(ByzantineFold):
         return self._intents
 
     def _evidence(self) -> Iterator[Append]:
-        """Proof E1 of every equivocation; two view changes for one view are E4."""
-        for key, pair in self.equivocations.items():
-            first, second = sorted(pair, key=lambda event: event.id)
-            accused, kind, ids = first.author, first.type, (first.id, second.id)
-            if (accused, ids) not in self._submitted and kind != VIEW_CHANGE:
-                wires = (first.event.wire, second.event.wire)
-                body = EvidenceSubmitted("E1", accused, ids, wires)
-                yield Append(("evidence", accused, kind, *key[2:]), EVIDENCE, body, ids)
+        """One proof per rule and accused, unless the log holds one."""
+        for (rule, accused), body in self.accusations.proofs.items():
+            refs = body.proof_ids[:MAX_REFS]
+            yield Append(("evidence", rule, accused), EVIDENCE, body, refs)
 
     def _ending(self) -> Iterator[Intent]:
-        if self.executor.fork is not None:
-            yield self._forked(*self.executor.fork)
+        if self._fork is not None:
+            yield self._fork
         elif self.is_decided:
             yield self._decision()
         elif self._timeout is not None:
@@ -137,6 +165,7 @@ class ByzantineCoordinator(ByzantineFold):
         return Append(TERMINAL_KEY, FAILED, body, refs)
 
     def _forked(self, first: Decision, second: Decision) -> Append:
+        """Fixed at the event that completed the fork; what comes later is left to the audit."""
         found = culprits_of(self.store.events(), self.group)
         body = CoordinationFailed(
             "fork_detected",

@@ -164,13 +164,13 @@ def _against_new_views(events: list[LogEvent], group: Group) -> Iterator[Proof]:
         elif start is not None:
             for vote in votes:
                 if is_stray_vote(vote, new_view, start, known):
-                    yield stray_vote_proof(vote, new_view, known)
+                    yield stray_vote_proof(vote, new_view, basis_of(new_view, known), known)
 
 
 def wrong_new_view_proof(new_view: LogEvent, known: Lookup, group: Group) -> Proof:
     """E3 with as few events as show the fault: a fault of one view change needs no other."""
     changes = _found(new_view.content.view_change_ids, known)
-    everything = [*changes, *_found(_all_references(changes), known)]
+    everything = basis_of(new_view, known)
     smaller = [[], changes, *([each, *_found(_references(each), known)] for each in changes)]
     for basis in (*smaller, everything):
         proof = Proof("E3", new_view.author, _distinct((new_view, *basis)))
@@ -179,10 +179,16 @@ def wrong_new_view_proof(new_view: LogEvent, known: Lookup, group: Group) -> Pro
     return proof
 
 
-def stray_vote_proof(vote: LogEvent, new_view: LogEvent, known: Lookup) -> Proof:
-    """E5: the vote, the NEW-VIEW, all that proves it right, and what the vote refers to."""
+def basis_of(new_view: LogEvent, known: Lookup) -> tuple[LogEvent, ...]:
+    """The view changes of a NEW-VIEW and what they refer to, as far as known."""
     changes = _found(new_view.content.view_change_ids, known)
-    basis = [*changes, *_found(_all_references(changes), known)]
+    return _distinct((*changes, *_found(_all_references(changes), known)))
+
+
+def stray_vote_proof(
+    vote: LogEvent, new_view: LogEvent, basis: Iterable[LogEvent], known: Lookup
+) -> Proof:
+    """E5: the vote, the NEW-VIEW, all that proves it right, and what the vote refers to."""
     cited = _found(vote.event.header.refs, known)
     return Proof("E5", vote.author, _distinct((vote, new_view, *basis, *cited)))
 
