@@ -22,6 +22,7 @@ from .kernel_events import (
     CoordinationRequested,
     Cut,
     EventType,
+    Ordering,
     Participant,
 )
 
@@ -189,6 +190,14 @@ class Machine(ABC):
         """Authors whose events would move the coordination on."""
         return ()
 
+    def wanted(self) -> frozenset[bytes]:
+        """Ids of events to read again from the log: referred to and not seen, or seen too early."""
+        return frozenset()
+
+    def is_done(self) -> bool:
+        """Whether a participant that follows its coordination has nothing left to contribute."""
+        return False
+
 
 class ProtocolSpec(msgspec.Struct, frozen=True):
     """Everything the kernel needs to run a protocol.
@@ -202,7 +211,9 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
         outcome_type: type of the outcome in ``coordination.decided``.
         freeze: completes the parameters and weights at opening; raises
             :class:`~mabeam.core.errors.ConfigError` for what cannot be run.
-        default_timeout_ms: overall time-out if the request names none.
+        default_timeout_ms: overall time-out under given parameters if the request names none.
+        orderings: what may order its events, the default first. With ``bft`` every participant
+            follows the coordination, else it acts on its invitation alone.
     """
 
     name: str
@@ -213,8 +224,9 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
     participant: Callable[[Context], Machine]
     outcome_type: type[msgspec.Struct]
     freeze: Callable[[Any, tuple[Participant, ...]], tuple[Any, tuple[Participant, ...]]]
-    default_timeout_ms: int
+    default_timeout_ms: Callable[[Any], int]
     version: int = 1
+    orderings: tuple[Ordering, ...] = ("log",)
 
 
 Protocols = Mapping[str, ProtocolSpec]
