@@ -7,6 +7,7 @@ participants, projectors, the simulator and the auditor all run it, so they cann
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
@@ -21,12 +22,14 @@ from .kernel_events import (
     TERMINAL_TYPES,
     CoordinationCancelled,
     CoordinationOpened,
+    EventType,
     Participant,
 )
 from .machine import TERMINAL_KEY, Append, Context, Intent, LogEvent, Machine, Protocols
-from .names import EventClass
 
 MachineRole = Literal["coordinator", "participant"]
+DECIDED = "coordination.decided"
+FAILED = "coordination.failed"
 
 
 def _no_secret(label: str) -> bytes:
@@ -49,6 +52,8 @@ class Coordination:
 
     Attributes:
         request, claim, opened, terminal: the events in force, ``None`` until they exist.
+        announced: with ``ordering: bft`` and role ``participant``, the last terminal event a
+            coordinator announced; replicas do not depend on it.
         cancel: the accepted cancel request, if any.
         machine: the protocol's machine once open.
         context: the frozen configuration once open.
@@ -75,6 +80,7 @@ class Coordination:
         self.claim: LogEvent | None = None
         self.opened: LogEvent | None = None
         self.terminal: LogEvent | None = None
+        self.announced: LogEvent | None = None
         self.cancel: LogEvent | None = None
         self.machine: Machine | None = None
         self.context: Context | None = None
@@ -86,7 +92,7 @@ class Coordination:
         self._secret = secret
         self._participants: dict[str, Participant] = {}
         self._public_key = public_key
-        self._domain_classes: Mapping[str, frozenset[EventClass]] = {}
+        self._domain_types: Mapping[str, EventType] = {}
 
     # Reading ----------------------------------------------------------------------------------
 
@@ -122,15 +128,29 @@ class Coordination:
             return self.machine.waiting_for()
         return (self.coordinator,) if self.claim else ()
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether replicas order its events (``ordering: bft``)."""
+        return self.opened is not None and self.opened.content.ordering == "bft"
+
+    @property
+    def is_provisional(self) -> bool:
+        """Whether it failed in a way that a later certificate may still replace (BYZ-22b)."""
+        terminal = self.terminal
+        return terminal is not None and terminal.type == FAILED and not terminal.content.final
+
     def participant(self, agent_id: str) -> Participant | None:
         """The frozen participant with that id."""
         return self._participants.get(agent_id)
 
     def intents(self) -> Iterable[Intent]:
         """What this role would do now; opening itself is the coordinator host's business."""
-        if self.terminal is not None:
+        if self.terminal is not None and not self.is_provisional:
             return ()
         machine_intents = tuple(self.machine.intents()) if self.machine is not None else ()
+        if self.is_provisional:
+            ending = _terminal_of(machine_intents)
+            return (ending,) if ending is not None and ending.type == DECIDED else ()
         if self.cancel is None or self.role != "coordinator" or _terminal_of(machine_intents):
             return machine_intents
         body = CoordinationCancelled(self.cancel.content.reason)
@@ -145,8 +165,32 @@ class Coordination:
             PeerProtocolError: the event has no effect, for the reason given.
         """
         self.events += 1
+        try:
+            self.chains.add(event.event)
+        except PeerProtocolError as error:
+            if error.reason != "duplicate" and self.is_ordered:
+                self._fold_for_certificates(event)
+            raise
+        self._fold(event)
+
+    def _fold_for_certificates(self, event: LogEvent) -> None:
+        """Show the machine an event that breaks its author's chain: another reader may have seen it
+        before the one it contradicts, and a certificate may name it."""
+        if event.type in self._domain_types and event.event.header.epoch == self.epoch:
+            with contextlib.suppress(PeerProtocolError):
+                self._apply_domain(event)
+
+    def fold_again(self, event: LogEvent) -> None:
+        """Show the machine an event that came too early for it and that it wants now.
+
+        Raises:
+            PeerProtocolError: the event has no effect.
+        """
+        if event.type in self._domain_types and event.event.header.epoch == self.epoch:
+            self._apply_domain(event)
+
+    def _fold(self, event: LogEvent) -> None:
         header = event.event.header
-        self.chains.add(event.event)
         cancels = event.type == "coordination.cancel_requested" and not header.epoch
         if header.epoch != self.epoch and not cancels:  # a cancel may cross the opening
             raise PeerProtocolError(
@@ -157,7 +201,7 @@ class Coordination:
         step = _STEPS.get(event.type)
         if step is not None:
             step(self, event)
-        elif event.type in self._domain_classes:
+        elif event.type in self._domain_types:
             self._apply_domain(event)
         else:
             raise PeerProtocolError("wrong_phase", f"{event.type} does not belong here now")
@@ -175,7 +219,7 @@ class Coordination:
             )
 
     def _require_running(self) -> None:
-        if self.terminal is not None:
+        if self.terminal is not None and not self.is_provisional:
             raise PeerProtocolError("already_decided", f"{self.id!r} has its terminal event")
 
     def _apply_requested(self, event: LogEvent) -> None:
@@ -212,6 +256,8 @@ class Coordination:
             config = msgspec.convert(content.config, spec.config_type)
         except (msgspec.ValidationError, ConfigError) as error:
             raise PeerProtocolError("invalid_config", f"{content.protocol}: {error}") from None
+        if content.ordering not in spec.orderings:
+            raise PeerProtocolError("invalid_config", f"{content.protocol} cannot be ordered so")
         participants = {p.agent_id: p for p in content.participants}
         if list(participants) != sorted(participants) or len(participants) != len(
             content.participants
@@ -223,12 +269,13 @@ class Coordination:
         self.machine = factory(context)
         self.opened, self.epoch, self.context = event, epoch, context
         self._participants = participants
-        self._domain_classes = {kind.name: kind.classes for kind in spec.event_types}
+        self._domain_types = {kind.name: kind for kind in spec.event_types}
 
     def _apply_domain(self, event: LogEvent) -> None:
-        classes = self._domain_classes[event.type]
-        if "pub" not in classes or event.author not in self._participants:
-            if "ctl" not in classes:
+        kind = self._domain_types[event.type]
+        takes_part = event.author in self._participants or kind.open_to_clients
+        if "pub" not in kind.classes or not takes_part:
+            if "ctl" not in kind.classes:
                 raise PeerProtocolError(
                     "not_participant", f"{event.author!r} does not take part in {self.id!r}"
                 )
@@ -236,7 +283,8 @@ class Coordination:
         self._forward(event)
 
     def _apply_deadline(self, event: LogEvent) -> None:
-        self._require_claimant(event)
+        if not (self.is_ordered and event.author in self._participants):
+            self._require_claimant(event)
         self._forward(event)
 
     def _forward(self, event: LogEvent) -> None:
@@ -245,7 +293,7 @@ class Coordination:
         member = self._participants.get(event.author)
         if member is not None and member.key_id != event.event.header.key_id:
             raise PeerProtocolError("unknown_key", f"{event.author!r} takes part with another key")
-        if self.terminal is not None and self.terminal.type != "coordination.decided":
+        if self.terminal is not None and self.terminal.type != DECIDED and not self.is_provisional:
             raise PeerProtocolError("late", f"{self.id!r} ended before")
         self.machine.apply(event)
 
@@ -253,9 +301,12 @@ class Coordination:
         self._require_running()
         self._require_claimant(event)
         if self.role == "participant":  # its machine decides nothing; the coordinator's fold judges
-            self.terminal = event
+            if self.is_ordered:
+                self.announced = event
+            else:
+                self.terminal = event
             return
-        if event.type == "coordination.failed" and (
+        if event.type == FAILED and (
             self.machine is None or event.content.code == "internal_error"
         ):
             # Before the opening the audit recomputes it; later only a host can know of its own bug.

@@ -8,7 +8,7 @@ that event is rejected everywhere.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class MabeamError(Exception):
@@ -43,6 +43,21 @@ class ConfigError(UsageError):
     """A configuration file, variable or option holds an unusable value."""
 
     code = "invalid_config"
+
+
+class InvalidFieldError(ConfigError):
+    """A parameter is out of its bounds.
+
+    Attributes:
+        details: ``field``, ``bound`` and ``value``, for ``coordination.failed``.
+    """
+
+    def __init__(self, field: str, bound: str, value: object) -> None:
+        super().__init__(
+            f"{field} is {value!r}; it must be {bound}",
+            hint=f"Give {field} a value that is {bound}, or leave it out.",
+        )
+        self.details: dict[str, Any] = {"field": field, "bound": bound, "value": repr(value)[:256]}
 
 
 class NotFoundError(MabeamError):

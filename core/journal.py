@@ -193,6 +193,17 @@ class Journal:
         entry = self.find(*slot) if slot else None
         return entry.answer if entry else None
 
+    def entries(self, coordination: str, prefix: Key) -> list[tuple[Key, Entry]]:
+        """What is kept in a coordination under keys with this prefix, in the order of writing."""
+        size = len(prefix)
+        keys = [k for c, k in self._slots if c == coordination and k[:size] == prefix]
+        found = ((key, self.find(coordination, key)) for key in keys)
+        return [(key, entry) for key, entry in found if entry is not None]
+
+    def slots(self, first: str, length: int) -> list[Slot]:
+        """Coordinations and keys of this length whose first part is ``first``."""
+        return [slot for slot in self._slots if len(slot[1]) == length and slot[1][0] == first]
+
     def last_event(self, coordination: str) -> Event | None:
         """The newest event signed in a coordination, for continuing its chain."""
         slot = self._last.get(coordination)

@@ -19,6 +19,7 @@ Ordering = Literal["log", "bft"]
 FaultTolerance = Literal["low_fault", "medium_fault", "high_fault", "any_fault"]
 Health = Literal["healthy", "overloaded", "unreachable", "unknown"]
 MAX_PARTICIPANTS = 1000
+MAX_REPLICAS = 100
 
 
 class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,6 +124,9 @@ class CoordinationRequested(Body, frozen=True):
         config: the protocol's parameters; omitted ones take their defaults.
         participants: who takes part; empty when ``query`` chooses.
         query: capability query, instead of ``participants``.
+        ordering: who orders events; the protocol's default if unset, ``bft`` for ``high_fault``.
+        f: Byzantine replicas tolerated; floor((replicas - 1) / 3) if unset, 0 only if stated.
+        replicas: which participants order events with ``bft``; all of them if empty.
     """
 
     free_form: ClassVar[tuple[str, ...]] = ("config",)
@@ -139,6 +143,7 @@ class CoordinationRequested(Body, frozen=True):
     controller_cap_ppm: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1_000_000
     topic: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_.-]{1,64}\Z")] = "general"
     parent: Parent | None = None
+    replicas: Annotated[tuple[AgentId, ...], msgspec.Meta(max_length=MAX_REPLICAS)] = ()
 
 
 class CoordinationClaimed(Body, frozen=True):
@@ -296,6 +301,7 @@ class EventType(msgspec.Struct, frozen=True):
         classes: subject classes it may be published under.
         uniqueness: body fields that, with author and type, form the key under which only one event
             may ever be signed (COM-17); ``None`` if several are fine.
+        open_to_clients: whether admitted authors outside the participants may sign it too.
         contradiction: evidence rule that two different events under one such key break.
     """
 
@@ -303,6 +309,7 @@ class EventType(msgspec.Struct, frozen=True):
     body: type[Body]
     classes: frozenset[EventClass]
     uniqueness: tuple[str, ...] | None = None
+    open_to_clients: bool = False
     contradiction: str = "E1"
 
 
@@ -317,7 +324,7 @@ def event_type(
     contradiction: str = "E1",
 ) -> EventType:
     """Shorthand for a catalog entry."""
-    return EventType(name, body, frozenset(classes), uniqueness, contradiction)
+    return EventType(name, body, frozenset(classes), uniqueness, contradiction=contradiction)
 
 
 KERNEL_EVENT_TYPES: tuple[EventType, ...] = (

@@ -22,6 +22,7 @@ from .kernel_events import (
     CoordinationRequested,
     Cut,
     EventType,
+    Ordering,
     Participant,
 )
 
@@ -189,6 +190,14 @@ class Machine(ABC):
         """Authors whose events would move the coordination on."""
         return ()
 
+    def wanted(self) -> frozenset[bytes]:
+        """Ids of events to read again from the log: referred to and not seen, or seen too early."""
+        return frozenset()
+
+    def is_done(self) -> bool:
+        """Whether a participant that follows its coordination has nothing left to contribute."""
+        return False
+
 
 ProofRule = Callable[[str, tuple[LogEvent, ...], Context], str]
 """Judges a proof of misbehaviour by the protocol's own rules (specification 13).
@@ -212,7 +221,9 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
         outcome_type: type of the outcome in ``coordination.decided``.
         freeze: completes the parameters and weights at opening; raises
             :class:`~mabeam.core.errors.ConfigError` for what cannot be run.
-        default_timeout_ms: overall time-out if the request names none.
+        default_timeout_ms: overall time-out under given parameters if the request names none.
+        orderings: what may order its events, the default first. With ``bft`` every participant
+            follows the coordination, else it acts on its invitation alone.
         proofs: rules of evidence beyond the kernel's own, by name.
     """
 
@@ -224,8 +235,9 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
     participant: Callable[[Context], Machine]
     outcome_type: type[msgspec.Struct]
     freeze: Callable[[Any, tuple[Participant, ...]], tuple[Any, tuple[Participant, ...]]]
-    default_timeout_ms: int
+    default_timeout_ms: Callable[[Any], int]
     version: int = 1
+    orderings: tuple[Ordering, ...] = ("log",)
     proofs: Mapping[str, ProofRule] = {}
 
 

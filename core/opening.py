@@ -13,7 +13,7 @@ import msgspec
 
 from .author import encode_body
 from .envelope import MAX_EVENT_BYTES
-from .errors import ConfigError, MabeamError
+from .errors import ConfigError, InvalidFieldError, MabeamError
 from .hashing import PPM, tagged_hash
 from .kernel_events import (
     CoordinationFailed,
@@ -25,6 +25,7 @@ from .kernel_events import (
 )
 from .keyring import Keyring
 from .machine import LogEvent, Protocols, ProtocolSpec
+from .ordering import Order, resolve_order
 
 MAX_EMBEDDED_CERTIFICATE_BYTES = 64 * 1024
 
@@ -71,22 +72,21 @@ def open_request(
             f"there is no protocol {wanted.protocol!r} version {wanted.protocol_version}",
             hint=f"Known protocols: {', '.join(sorted(protocols))}.",
         )
-    _check_ordering(wanted)
     members = _members(wanted, keyring, request.stored_ns)
-    config, members = _freeze(spec, wanted, members)
+    order, config, members = _freeze(spec, wanted, members)
     members = _cap_controllers(members, wanted.controller_cap_ppm)
     opened = CoordinationOpened(
         request_id=request.id,
         protocol=spec.name,
         protocol_version=spec.version,
-        ordering="log",
+        ordering=order.ordering,
         fault_tolerance=wanted.fault_tolerance,
-        f=0,
-        replicas=(),
+        f=order.f,
+        replicas=order.replicas,
         participants=members,
         certificates=_certificates(coordinator, members, keyring),
         config=msgspec.to_builtins(config, builtin_types=(bytes,)),
-        overall_timeout_ms=wanted.overall_timeout_ms or spec.default_timeout_ms,
+        overall_timeout_ms=wanted.overall_timeout_ms or spec.default_timeout_ms(config),
         topic=wanted.topic,
         beacon=tagged_hash("opener", request.id),
         registry_snapshot=RegistrySnapshot(keyring.sequence, keyring.digest),
@@ -101,23 +101,6 @@ def open_request(
             details={"field": "config", "bound": MAX_OPENED_BYTES, "value": size},
         )
     return opened
-
-
-def _check_ordering(wanted: CoordinationRequested) -> None:
-    if wanted.ordering == "bft" or wanted.fault_tolerance == "high_fault":
-        raise OpeningError(
-            "invalid_config",
-            "ordering 'bft' is not available in this version",
-            hint="Use ordering 'log' and a fault tolerance below 'high_fault'.",
-            details={"field": "ordering", "bound": "log", "value": "bft"},
-        )
-    if wanted.f:
-        raise OpeningError(
-            "invalid_config",
-            f"f is {wanted.f}, but ordering 'log' tolerates no Byzantine participant",
-            hint="Leave f out.",
-            details={"field": "f", "bound": 0, "value": wanted.f},
-        )
 
 
 def _members(
@@ -197,10 +180,23 @@ def _query(wanted: CoordinationRequested, keyring: Keyring) -> tuple[Invitee, ..
 
 def _freeze(
     spec: ProtocolSpec, wanted: CoordinationRequested, members: tuple[Participant, ...]
-) -> tuple[Any, tuple[Participant, ...]]:
+) -> tuple[Order, Any, tuple[Participant, ...]]:
     try:
         config = msgspec.convert(wanted.config, spec.config_type)
-        return spec.freeze(config, members)
+        stated = _stated_f(wanted, config)
+        order = resolve_order(
+            spec.orderings,
+            wanted.ordering,
+            stated,
+            wanted.fault_tolerance,
+            wanted.replicas,
+            [member.agent_id for member in members],
+        )
+        if "f" in spec.config_type.__struct_fields__:
+            config = msgspec.structs.replace(config, f=order.f if order.replicas else stated)
+        elif stated and not order.replicas:
+            raise InvalidFieldError("f", "0 with ordering log", stated)
+        return order, *spec.freeze(config, members)
     except msgspec.ValidationError as error:
         raise OpeningError(
             "invalid_config",
@@ -210,6 +206,14 @@ def _freeze(
     except ConfigError as error:
         details = getattr(error, "details", None)
         raise OpeningError(error.code, error.message, hint=error.hint, details=details) from None
+
+
+def _stated_f(wanted: CoordinationRequested, config: Any) -> int | None:
+    """f as stated in the request or among the protocol's own parameters."""
+    own: int | None = getattr(config, "f", None)
+    if wanted.f is not None and own is not None and wanted.f != own:
+        raise InvalidFieldError("f", f"the same as f in the parameters, {own}", wanted.f)
+    return wanted.f if own is None else own
 
 
 _FIELD = re.compile(r"(?:field |at )`(?:\$\.)?([A-Za-z0-9_]+)[^`]*`\Z")

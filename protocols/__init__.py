@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from ..core.machine import ProtocolSpec
+from .byzantine import SPEC as BYZANTINE_CONSENSUS
 from .simple import SPEC as SIMPLE_CONSENSUS
 
-PROTOCOLS: dict[str, ProtocolSpec] = {spec.name: spec for spec in (SIMPLE_CONSENSUS,)}
+PROTOCOLS: dict[str, ProtocolSpec] = {
+    spec.name: spec for spec in (SIMPLE_CONSENSUS, BYZANTINE_CONSENSUS)
+}
 """Every protocol by the name requests use."""

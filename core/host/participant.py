@@ -21,35 +21,18 @@ from ..envelope import Event, decode_event
 from ..errors import LogUnavailableError, MabeamError, PeerProtocolError, UsageError
 from ..hashing import ZERO32
 from ..journal import Entry, Journal
-from ..kernel_events import AgentRegistered, CoordinationOpened
+from ..kernel_events import AgentRegistered
 from ..log import Submission
-from ..machine import Append, Ask, AskFailed, Key, LogEvent, Protocols
+from ..machine import Append, Ask, AskFailed, LogEvent, Protocols
 from ..names import REGISTRY
 from ..telemetry import Telemetry, logger
 from ..transport import Invitation, InvitationDelivery, Transport
+from .following import Following
 from .registry import RegistryView
+from .slots import EXPIRY_GRACE_MS, decode_answer, encode_answer, expiry_ns, slot_of
 
 _log = logger("agent")
 _invitation_decoder = msgspec.msgpack.Decoder(Invitation)
-
-EXPIRY_GRACE_MS = 120_000
-"""How long after its overall time-out an agent still acts in a coordination; journal entries are
-kept twice as long, so nothing is ever forgotten that could still be asked again."""
-
-
-def _encode_answer(result: Any) -> bytes:
-    tag = b"\0" if isinstance(result, AskFailed) else b"\1"
-    return tag + msgspec.msgpack.encode(result)
-
-
-def _decode_answer(encoded: bytes, answer_type: Any) -> Any:
-    return msgspec.msgpack.decode(encoded[1:], type=AskFailed if encoded[0] == 0 else answer_type)
-
-
-def _slot(coordination: Coordination, key: Key) -> Key:
-    """Journal key of an intent: one per frozen configuration, so that an opening which is not in
-    the log (positions in an invitation are not signed) cannot use up the slot of the true one."""
-    return (coordination.epoch.hex(), *key)
 
 
 class ParticipantHost:
@@ -87,6 +70,9 @@ class ParticipantHost:
         self.tasks: set[asyncio.Task[None]] = set()
         self._clock_ns = clock_ns
         self._busy: set[str] = set()
+        self._following = Following(
+            agent, author, transport, protocols, registry, journal, telemetry, clock_ns
+        )
         self._stored: dict[str, bytes] = {}  # last event of a coordination known to be in the log
         self._draining = asyncio.Event()
 
@@ -96,6 +82,7 @@ class ParticipantHost:
             following = group.create_task(self.registry.follow(self.transport.log))
             tidying = group.create_task(self._tidy())
             await self.register()
+            await self._following.resume()
             _log.info("agent_ready", extra={"agent": self.author.id})
             await self._serve()
             following.cancel()
@@ -154,6 +141,7 @@ class ParticipantHost:
         finally:
             for task in (serving, draining, *self.tasks):
                 task.cancel()
+            await self._following.stop()
 
     async def _take(self, invitations: Any) -> None:
         async for delivery in invitations:
@@ -163,7 +151,7 @@ class ParticipantHost:
 
     async def _handle(self, delivery: InvitationDelivery) -> None:
         try:
-            if await self._accept(delivery.payload):
+            if await self._accept(delivery):
                 await delivery.ack()
             else:
                 await delivery.release(1000)
@@ -173,10 +161,14 @@ class ParticipantHost:
             self.telemetry.count("invitation_crashed")
             _log.exception("invitation_crashed")
 
-    async def _accept(self, payload: bytes) -> bool:
+    async def _accept(self, delivery: InvitationDelivery) -> bool:
         """Do what an invitation asks for; whether it is dealt with for good."""
         try:
-            coordination, opened = await self._open(payload)
+            coordination, opened = await self._open(delivery.payload)
+            self._check_time(opened)
+            if coordination.is_ordered:
+                await self._following.join(opened)
+                return True
             if coordination.id in self._busy:
                 return False
             self._busy.add(coordination.id)
@@ -192,14 +184,14 @@ class ParticipantHost:
             return False
         return True
 
-    async def _take_part(self, coordination: Coordination, opened_at: LogEvent) -> None:
-        opened: CoordinationOpened = opened_at.content
+    def _check_time(self, opened_at: LogEvent) -> None:
         if opened_at.sequence <= (self.journal.born or 0):
             raise PeerProtocolError("not_vouched", "opened before this journal began: staying mute")
-        expiry_ns = opened_at.stored_ns + (opened.overall_timeout_ms + EXPIRY_GRACE_MS) * 1_000_000
-        if self._clock_ns() > expiry_ns:
+        if self._clock_ns() > expiry_ns(opened_at):
             raise PeerProtocolError("expired", "the coordination's time is over")
-        keep_until_ns = expiry_ns + EXPIRY_GRACE_MS * 1_000_000
+
+    async def _take_part(self, coordination: Coordination, opened_at: LogEvent) -> None:
+        keep_until_ns = expiry_ns(opened_at) + EXPIRY_GRACE_MS * 1_000_000
         for intent in coordination.intents():
             if isinstance(intent, Ask):
                 await self._report(coordination, intent, keep_until_ns)
@@ -237,10 +229,10 @@ class ParticipantHost:
         return coordination, coordination.opened
 
     async def _report(self, coordination: Coordination, ask: Ask, keep_until_ns: int) -> None:
-        asked = _slot(coordination, ask.key)
+        asked = slot_of(coordination.epoch, ask.key)
         journalled = self.journal.find_answer(coordination.id, asked)
         if journalled is not None:
-            append = ask.reply(_decode_answer(journalled, ask.answer_type))
+            append = ask.reply(decode_answer(journalled, ask.answer_type))
             await self._publish(coordination, append, Entry(b""), keep_until_ns)
             return
         result = await answer(self.agent, ask)
@@ -251,13 +243,13 @@ class ParticipantHost:
             append = ask.reply(result)
         failed = isinstance(result, AskFailed)
         self.telemetry.count("requests_answered", result="failed" if failed else "ok")
-        given = Entry(b"", _encode_answer(result), asked)
+        given = Entry(b"", encode_answer(result), asked)
         await self._publish(coordination, append, given, keep_until_ns)
 
     async def _publish(
         self, coordination: Coordination, append: Append, given: Entry, keep_until_ns: int
     ) -> None:
-        slot = _slot(coordination, append.key)
+        slot = slot_of(coordination.epoch, append.key)
         before = self.journal.find(coordination.id, slot)
         if before is not None:
             await self._republish(before.wire)

@@ -50,6 +50,9 @@ MAX_OWN_REJECTED = 16
 RETRY_S = 0.5
 """Pause before an append is tried again after the log could not be reached."""
 
+PROVISIONAL_S = 10.0
+"""How long a coordinator waits for a certificate after a failure that is not final (BYZ-22b)."""
+
 _UNINVITED = frozenset({"coordination.claimed", "coordination.input_rejected"})
 """``ctl`` events that concern no participant's machine."""
 
@@ -108,6 +111,7 @@ class Session:
         self._told: set[bytes] = set()
         self._own_rejected = 0
         self._opened_at = self._loop.time()
+        self._waits_until: float | None = None
         self._ended_here = False
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -191,7 +195,7 @@ class Session:
 
     def _advance(self) -> None:
         coordination = self.coordination
-        if coordination.terminal is not None:
+        if coordination.terminal is not None and not self._may_still_decide():
             self._finish()
             return
         if self._held is not None or coordination.request is None:
@@ -221,6 +225,15 @@ class Session:
             self._start(append)
         elif coordination.machine is not None:
             self._invite(coordination.machine)
+
+    def _may_still_decide(self) -> bool:
+        """Whether to wait on for a certificate that replaces a failure which is not final."""
+        if not self.coordination.is_provisional:
+            return False
+        if self._waits_until is None:
+            self._waits_until = self._loop.time() + PROVISIONAL_S
+            self._loop.call_later(PROVISIONAL_S, self.advance)
+        return self._loop.time() < self._waits_until
 
     def _send_refused(self) -> bool:
         """Send again what lost a race, before anything else: whether there was something.
@@ -346,9 +359,13 @@ class Session:
         self.advance()
 
     def _invite(self, machine: Machine) -> None:
-        """Ask those the machine waits for, once after every ``ctl`` event."""
+        """Ask those the machine waits for, once after every ``ctl`` event; where all participants
+        follow the coordination, ask each of them once."""
         at = self.coordination.last_control
-        absent = [name for name in machine.waiting_for() if self._invited_at.get(name) != at]
+        names = machine.waiting_for()
+        if self.coordination.is_ordered and self.coordination.config is not None:
+            names, at = tuple(p.agent_id for p in self.coordination.config.participants), 0
+        absent = [name for name in names if self._invited_at.get(name) != at]
         members = [self.coordination.participant(name) for name in absent]
         if not any(members):
             return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...core.machine import ProtocolSpec
-from .config import ByzantineConfig, Group, freeze
+from .config import ByzantineConfig, Group, default_timeout_ms, freeze
 from .coordinator import ByzantineCoordinator
 from .events import BYZANTINE_EVENT_TYPES, ProposalRequest, Verdict
 from .forensics import Forensics, analyse
@@ -20,7 +20,8 @@ SPEC = ProtocolSpec(
     participant=ByzantineReplica,
     outcome_type=ByzantineOutcome,
     freeze=freeze,
-    default_timeout_ms=60_000,
+    default_timeout_ms=default_timeout_ms,
+    orderings=("bft",),
     proofs=PROOF_RULES,
 )
 

@@ -13,47 +13,18 @@ from typing import Any
 
 import msgspec
 
-from ...core.errors import ConfigError, PeerProtocolError
-from ...core.kernel_events import CoordinationOpened, FaultTolerance, Participant
+from ...core.errors import ConfigError, InvalidFieldError, PeerProtocolError
+from ...core.kernel_events import MAX_REPLICAS, CoordinationOpened, FaultTolerance, Participant
 from ...core.machine import Context
+from ...core.ordering import resolve_faults
 from ..tolerance import replica_quorum
 from .digests import encode_operation
 
 MODES = ("single", "service")
 PROPOSERS = ("requester", "participants")
-MAX_REPLICAS = 100
-MIN_REPLICAS = 4
 MAX_OPERATION_BYTES = 64 * 1024
 MAX_INTERVAL = 10_000
 MAX_WINDOW = 20_000
-
-
-class InvalidFieldError(ConfigError):
-    """A parameter is out of its bounds.
-
-    Attributes:
-        details: ``field``, ``bound`` and ``value``, for ``coordination.failed``.
-    """
-
-    def __init__(self, field: str, bound: str, value: object) -> None:
-        super().__init__(
-            f"{field} is {value!r}; it must be {bound}",
-            hint=f"Give {field} a value that is {bound}, or leave it out.",
-        )
-        self.details = {"field": field, "bound": bound, "value": repr(value)[:256]}
-
-
-class InsufficientNodesError(ConfigError):
-    """Too few replicas for the faults to be tolerated."""
-
-    code = "insufficient_nodes"
-
-    def __init__(self, need: int, have: int) -> None:
-        super().__init__(
-            f"{have} replicas take part, {need} are needed",
-            hint="Name more agents, or state a smaller f.",
-        )
-        self.details = {"need": need, "have": have}
 
 
 class ByzantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -132,17 +103,7 @@ def complete(
     Raises:
         ConfigError: ``insufficient_nodes`` or ``invalid_config``.
     """
-    if count > MAX_REPLICAS:
-        raise InvalidFieldError("replicas", f"at most {MAX_REPLICAS}", count)
-    faulty = config.f
-    if faulty is None:
-        if count < MIN_REPLICAS:
-            raise InsufficientNodesError(MIN_REPLICAS, count)
-        faulty = (count - 1) // 3
-    if count < 3 * faulty + 1:
-        raise InsufficientNodesError(3 * faulty + 1, count)
-    if faulty < 1 and fault_tolerance == "high_fault":
-        raise InvalidFieldError("f", "at least 1 with high_fault", faulty)
+    faulty = resolve_faults(count, config.f, fault_tolerance)
     window = 2 * config.checkpoint_interval if config.window is None else config.window
     inflight = window if config.max_inflight is None else config.max_inflight
     return msgspec.structs.replace(config, f=faulty, window=window, max_inflight=inflight)
@@ -157,6 +118,11 @@ def freeze(
         ConfigError: ``insufficient_nodes`` or ``invalid_config``.
     """
     return complete(config, len(participants)), participants
+
+
+def default_timeout_ms(config: ByzantineConfig) -> int:
+    """One minute for a single decision; a service runs as long as anything may."""
+    return 60_000 if config.mode == "single" else 30 * 86_400_000
 
 
 class Group(msgspec.Struct, frozen=True):

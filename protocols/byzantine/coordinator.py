@@ -116,11 +116,11 @@ class ByzantineCoordinator(ByzantineFold):
 
     def _may_time_out(self) -> bool:
         """f + 1 deadlines: an honest replica has seen the time pass."""
-        return self.config.mode == "single" and len(self.deadlines) > self.group.f
+        return not self.is_decided and len(self.deadlines) > self.group.f
 
     def _judge_timeout(self) -> None:
         """Fix the failure at the event that brought it; later deadlines do not change it."""
-        if self._timeout is not None or not self._may_time_out() or self.is_decided:
+        if self._timeout is not None or not self._may_time_out():
             return
         final = self.failure_is_final()
         if final or self._settled or len(self.deadlines) == self.group.n:

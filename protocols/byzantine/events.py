@@ -151,7 +151,7 @@ class ProposalRefused(Body, frozen=True):
 _VOTE_KEY = ("view", "sequence")
 
 BYZANTINE_EVENT_TYPES: tuple[EventType, ...] = (
-    event_type(REQUEST, RequestSubmitted, "pub", uniqueness=("client_seq",)),
+    EventType(REQUEST, RequestSubmitted, frozenset({"pub"}), ("client_seq",), open_to_clients=True),
     event_type(PRE_PREPARE, PrePrepareSent, "pub", uniqueness=_VOTE_KEY),
     event_type(PREPARE, PrepareSent, "pub", uniqueness=_VOTE_KEY),
     event_type(COMMIT, CommitSent, "pub", uniqueness=_VOTE_KEY),

@@ -3,7 +3,7 @@
 ============== ===================================================================================
 intent         condition
 ============== ===================================================================================
-deadline       ``single``, undecided; signed once, and then nothing else any more (BYZ-22a)
+deadline       undecided; signed once, and then nothing else any more (BYZ-22a)
 view change    a provably bad primary, f + 1 others ahead, a planned rotation; else after the timer
 pre-prepare    primary of the active view, a batch is full or its delay is over
 prepare        backup, proposal accepted; in ``single`` mode the agent's own code agrees first
@@ -145,6 +145,10 @@ class ByzantineReplica(ByzantineFold):
         self._commits = {s: view for s, view in self._commits.items() if s > stable}
         self._prepares = {key for key in self._prepares if key[1] > stable}
 
+    def is_done(self) -> bool:
+        """Decided, or bound to silence by the own overall deadline."""
+        return self.is_decided or self._muted
+
     # Intents ------------------------------------------------------------------------------------
 
     def intents(self) -> Iterable[Intent]:
@@ -172,7 +176,7 @@ class ByzantineReplica(ByzantineFold):
         return Append(key, kind, body, tuple(dict.fromkeys(refs)), sign_once=True)
 
     def _deadline(self) -> Iterator[After]:
-        if self.config.mode == "single" and not self.is_decided:
+        if not self.is_decided:
             opened = self.context.opened_id
             key = ("deadline", OVERALL)
             then = self._once(DEADLINE_PASSED, key, DeadlinePassed(OVERALL), opened)

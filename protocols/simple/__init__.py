@@ -20,7 +20,7 @@ SPEC = ProtocolSpec(
     participant=SimpleParticipant,
     outcome_type=SimpleOutcome,
     freeze=freeze,
-    default_timeout_ms=30_000,
+    default_timeout_ms=lambda config: 30_000,
 )
 
 __all__ = ["SPEC", "Ballot", "ReputationFigures", "SimpleConfig", "SimpleOutcome", "VoteRequest"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from ...core.errors import ConfigError
+from ...core.errors import InvalidFieldError
 from ...core.hashing import PPM
 from .proposal import MAX_PROPOSAL_BYTES, encode_proposal
 from .weights import ReputationFigures
@@ -25,21 +25,6 @@ RESERVED_OPTIONS = frozenset({"abstain", "no_consensus"})
 MAX_OPTIONS = 64
 MAX_OPTION_CHARS = 64
 MAX_VOTE_TIMEOUT_MS = 30 * 86_400_000
-
-
-class InvalidFieldError(ConfigError):
-    """A parameter is out of its bounds.
-
-    Attributes:
-        details: ``field``, ``bound`` and ``value``, for ``coordination.failed``.
-    """
-
-    def __init__(self, field: str, bound: str, value: object) -> None:
-        super().__init__(
-            f"{field} is {value!r}; it must be {bound}",
-            hint=f"Give {field} a value that is {bound}, or leave it out.",
-        )
-        self.details = {"field": field, "bound": bound, "value": repr(value)[:256]}
 
 
 class UnknownRuleError(InvalidFieldError):

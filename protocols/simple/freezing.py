@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import msgspec
 
-from ...core.errors import ConfigError
+from ...core.errors import ConfigError, InvalidFieldError
 from ...core.hashing import PPM
 from ...core.kernel_events import Participant
 from .config import (
     AGREE_DISAGREE,
     GRADED,
-    InvalidFieldError,
     SimpleConfig,
     check_bounds,
 )

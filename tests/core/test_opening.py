@@ -83,14 +83,14 @@ def test_what_is_frozen() -> None:
         (
             {"ordering": "bft"},
             "invalid_config",
-            {"field": "ordering", "bound": "log", "value": "bft"},
+            {"field": "ordering", "bound": "one of log", "value": "'bft'"},
         ),
         (
             {"fault_tolerance": "high_fault"},
             "invalid_config",
-            {"field": "ordering", "bound": "log", "value": "bft"},
+            {"field": "ordering", "bound": "bft with high_fault", "value": "'log'"},
         ),
-        ({"f": 1}, "invalid_config", {"field": "f", "bound": 0, "value": 1}),
+        ({"f": 1}, "invalid_config", {"field": "f", "bound": "0 with ordering log", "value": "1"}),
         (
             {"config": {}},
             "invalid_config",

@@ -87,12 +87,12 @@ def test_refused_event_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_amnesiac_agent_is_found_and_shrunk(monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that forgets what it signed whenever it starts again is harmless until it does."""
 
-    async def trusting(host: ParticipantHost, coordination: Any, opened: Any) -> None:
+    def trusting(host: ParticipantHost, opened: Any) -> None:
         host.journal.born = 0
-        await take_part(host, coordination, opened)
+        check_time(host, opened)
 
-    take_part = ParticipantHost._take_part
-    monkeypatch.setattr(ParticipantHost, "_take_part", trusting)
+    check_time = ParticipantHost._check_time
+    monkeypatch.setattr(ParticipantHost, "_check_time", trusting)
     found = _hunt()
     assert "nobody_honest_accused" in {violation.checker for violation in found.violations}
     least = shrink(found, SIMPLE)

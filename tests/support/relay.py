@@ -102,5 +102,5 @@ RELAY = ProtocolSpec(
     participant=Relay,
     outcome_type=RelayOutcome,
     freeze=_freeze,
-    default_timeout_ms=1000,
+    default_timeout_ms=lambda config: 1000,
 )

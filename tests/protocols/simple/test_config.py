@@ -52,7 +52,7 @@ def test_a_minimal_config_opens_with_the_defaults() -> None:
         early_stop_ppm=600_000,
     )
     assert [each.weight for each in participants] == [1_000_000, 2_000_000]
-    assert SPEC.default_timeout_ms == 30_000
+    assert SPEC.default_timeout_ms(None) == 30_000
 
 
 def test_defaults_that_depend_on_other_fields() -> None:

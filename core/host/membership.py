@@ -1,0 +1,430 @@
+"""Membership: one coordination that an agent follows from its opening to its end.
+
+Where participants speak to each other (``ordering: bft``) an agent reads everything that is said,
+folds it and does what its machine intends, several things at a time. Safety rests on three rules:
+
+* what was signed before a crash is folded from the journal before anything else is signed;
+* what is signed is folded at once, before the machine is asked what to do next;
+* nothing leaves this process before the journal holds it.
+
+The log is not trusted: its tail may be gone after a restart, it may withhold and reorder. What the
+machine misses is read again; what the log lost of this author's own events is appended again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from ..agent import Agent, answer
+from ..author import Author
+from ..coordination import Coordination
+from ..envelope import Event, decode_event
+from ..errors import (
+    LocalProtocolError,
+    LogUnavailableError,
+    PeerProtocolError,
+    UsageError,
+)
+from ..journal import Entry, Journal
+from ..log import Record, Submission
+from ..machine import After, Append, Ask, AskFailed, Key, LogEvent
+from ..telemetry import Telemetry, logger
+from ..transport import Transport
+from .registry import RegistryView
+from .slots import decode_answer, encode_answer, followed_slot
+
+_log = logger("agent")
+
+REREAD_S = 0.2
+"""First pause before the log is read again for events the machine wants; doubles."""
+
+LONGEST_REREAD_S = 5.0
+
+QUIET_S = 2.0
+"""After this long without news the log is asked whether the feed withheld something."""
+
+LINGER_S = 1.0
+"""How long a member that has nothing left to do stays for the others."""
+
+RETRY_S = 0.5
+
+MAX_SEEN = 50_000
+"""Events whose time of arrival is remembered; timers of older ones start anew."""
+
+
+class _Signed(msgspec.Struct, frozen=True):
+    slot: Key
+    entry: Entry
+    event: Event
+
+
+class Membership:
+    """Plays a participant's role in one followed coordination.
+
+    Args:
+        coordination: the fold, open, with the participant's machine.
+        opened: the event that opened it.
+        agent, author, transport, registry, journal, telemetry, clock_ns: of the agent's host.
+        keep_until_ns: wall clock until which the journal keeps what is signed here.
+    """
+
+    def __init__(
+        self,
+        coordination: Coordination,
+        opened: LogEvent,
+        agent: Agent,
+        author: Author,
+        transport: Transport,
+        registry: RegistryView,
+        journal: Journal,
+        telemetry: Telemetry,
+        clock_ns: Callable[[], int],
+        keep_until_ns: int,
+    ) -> None:
+        self.coordination = coordination
+        self._opened = opened
+        self._agent = agent
+        self._author = author
+        self._transport = transport
+        self._registry = registry
+        self._journal = journal
+        self._telemetry = telemetry
+        self._clock_ns = clock_ns
+        self._keep_until_ns = keep_until_ns
+        self._loop = asyncio.get_running_loop()
+        self._position = 0
+        self._seen: dict[bytes, float] = {}
+        self._folded: set[bytes] = set()  # own events folded that have not come back yet
+        self._spent: set[Key] = set()
+        self._answers: dict[Key, Any] = {}
+        self._asking: dict[Key, asyncio.Task[None]] = {}
+        self._checked: set[Key] = set()
+        self._outbox: list[_Signed] = []
+        self._sending: set[asyncio.Task[None]] = set()
+        self._moved = asyncio.Event()
+        self._outgoing = asyncio.Event()
+        self._reread_at: float | None = None
+        self._reread_pause = REREAD_S
+        self._news_at = self._loop.time()
+        self._done_at: float | None = None
+        self._failure: BaseException | None = None
+
+    async def run(self) -> None:
+        """Take part until nothing is left to do.
+
+        Raises:
+            LogUnavailableError: the log cannot be read.
+            LocalProtocolError: this program is at fault; a new membership may go on.
+        """
+        self._join()
+        history = await self._transport.log.read(self.coordination.id)
+        self._take_all(history, is_history=True)
+        self._send_again({record.wire for record in history})
+        following = asyncio.create_task(self._follow())
+        publishing = asyncio.create_task(self._publish())
+        helpers = (following, publishing)
+        try:
+            await self._take_part(helpers)
+            while self._outbox or self._sending:  # what is signed is still wanted by the others
+                await asyncio.wait(
+                    [*self._sending, asyncio.create_task(asyncio.sleep(RETRY_S))],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+        finally:
+            for task in (*helpers, *self._asking.values(), *self._sending):
+                task.cancel()
+            await asyncio.gather(*helpers, return_exceptions=True)
+            self._author.forget(self.coordination.id)
+
+    async def _take_part(self, helpers: Iterable[asyncio.Task[None]]) -> None:
+        while True:
+            for helper in helpers:
+                if helper.done():
+                    helper.result()
+            if self._failure is not None:
+                raise self._failure
+            self._moved.clear()
+            wake = self._act()
+            if self._is_over():
+                return
+            await self._look_again()
+            pause = self._pause(wake)
+            if pause > 0 and not self._moved.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._moved.wait()
+            else:
+                await asyncio.sleep(0)
+
+    def _pause(self, wake: float | None) -> float:
+        now = self._loop.time()
+        times = [self._news_at + QUIET_S]
+        times += [each for each in (wake, self._reread_at, self._done_at) if each is not None]
+        return max(0.0, min(times) - now)
+
+    # Input ------------------------------------------------------------------------------------
+
+    def _join(self) -> None:
+        """Fold everything signed here before."""
+        coordination = self.coordination
+        slot = followed_slot(coordination.epoch)
+        age_s = (self._clock_ns() - self._opened.stored_ns) / 1e9
+        self._saw(self._opened, max(0.0, age_s))
+        entries = self._journal.entries(coordination.id, slot)
+        events = [decode_event(entry.wire) for key, entry in entries if key != slot]
+        for event in sorted(events, key=lambda each: each.header.author_seq):
+            self._fold_own(event, self._registry.admission.decode_body(event))
+            header = event.header
+            self._author.resume(coordination.id, header.author_seq + 1, event.id, header.at_ns)
+
+    def _send_again(self, stored: set[bytes]) -> None:
+        """Append what the log does not hold of this author's events."""
+        coordination = self.coordination
+        slot = followed_slot(coordination.epoch)
+        for key, entry in self._journal.entries(coordination.id, slot):
+            if key != slot and entry.wire not in stored:
+                self._queue(_Signed(key, entry, decode_event(entry.wire)))
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                log = self._transport.log
+                async with aclosing(log.follow(self.coordination.id, self._position)) as records:
+                    async for record in records:
+                        self._take(record)
+            except LogUnavailableError as error:
+                _log.warning("log_unavailable", extra={"why": str(error)})
+            await asyncio.sleep(RETRY_S)
+
+    def _take_all(self, records: Iterable[Record], *, is_history: bool = False) -> None:
+        for record in records:
+            self._take(record, is_history=is_history)
+
+    def _take(self, record: Record, *, is_history: bool = False) -> None:
+        """Fold a record; one seen before has no effect."""
+        self._position = max(self._position, record.sequence)
+        event = self._registry.admit(record, self._folded)
+        if event is None or event.event.header.epoch != self.coordination.epoch:
+            return
+        if event.id in self._folded:
+            self._folded.discard(event.id)
+            return
+        self._news_at = self._loop.time()
+        age_s = max(0.0, (self._clock_ns() - record.stored_ns) / 1e9) if is_history else 0.0
+        self._saw(event, age_s)
+        try:
+            self._apply(event)
+        except Exception as error:  # a bug of the machine: this membership must not sign any more
+            self._failure = self._failure or error
+        self._moved.set()
+
+    def _apply(self, event: LogEvent) -> None:
+        try:
+            self.coordination.apply(event)
+        except PeerProtocolError as error:
+            self._telemetry.count("inputs_rejected", protocol="", reason=error.reason)
+
+    def _saw(self, event: LogEvent, age_s: float = 0.0) -> None:
+        if len(self._seen) >= MAX_SEEN:
+            del self._seen[next(iter(self._seen))]
+        self._seen.setdefault(event.id, self._loop.time() - age_s)
+
+    async def _look_again(self) -> None:
+        """Read the log again when the machine wants something, or nothing came for a while."""
+        now, machine = self._loop.time(), self.coordination.machine
+        assert machine is not None
+        wanted = machine.wanted()
+        if not wanted:
+            self._reread_at, self._reread_pause = None, REREAD_S
+            if now - self._news_at >= QUIET_S:
+                self._news_at = now
+                await self._read(self._position, wanted)
+        elif self._reread_at is None:
+            self._reread_at = now + self._reread_pause
+        elif now >= self._reread_at:
+            self._reread_pause = min(2 * self._reread_pause, LONGEST_REREAD_S)
+            self._reread_at = now + self._reread_pause
+            await self._read(0, wanted)
+
+    async def _read(self, after: int, wanted: frozenset[bytes]) -> None:
+        try:
+            records = await self._transport.log.read(self.coordination.id, after)
+        except LogUnavailableError:
+            return
+        for record in records:
+            if record.sequence > self._position:
+                self._take(record)
+            elif wanted:
+                self._take_wanted(record, wanted)
+
+    def _take_wanted(self, record: Record, wanted: frozenset[bytes]) -> None:
+        with contextlib.suppress(PeerProtocolError):
+            if decode_event(record.wire).id not in wanted:
+                return
+        event = self._registry.admit(record)
+        if event is None:
+            return
+        self._moved.set()
+        if event.id in self._seen:
+            with contextlib.suppress(PeerProtocolError):
+                self.coordination.fold_again(event)
+        else:
+            self._saw(event)
+            self._apply(event)
+
+    # Output -----------------------------------------------------------------------------------
+
+    def _act(self) -> float | None:
+        """Sign everything that is due; when the next timer is."""
+        while True:
+            wake = None
+            chosen: tuple[Append, bytes, Key] | None = None
+            for intent in self.coordination.intents():
+                if isinstance(intent, Ask):
+                    chosen = self._answered(intent)
+                elif isinstance(intent, Append):
+                    chosen = intent, b"", ()
+                elif isinstance(intent, After):
+                    due = self._due(intent)
+                    if due > self._loop.time():
+                        wake = due if wake is None else min(wake, due)
+                        continue
+                    if self._is_checked(intent.key):
+                        chosen = intent.then, b"", ()
+                if chosen is not None and chosen[0].key not in self._spent:
+                    break
+                chosen = None
+            if chosen is None:
+                return wake
+            self._sign(*chosen)
+
+    def _due(self, after: After) -> float:
+        return self._seen.setdefault(after.since, self._loop.time()) + after.delay_ms / 1000
+
+    def _is_checked(self, key: Key) -> bool:
+        """Whether the log was asked for news since this timer became due."""
+        if key in self._checked:
+            return True
+        self._checked.add(key)
+        task = asyncio.create_task(self._check())
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
+        return False
+
+    async def _check(self) -> None:
+        await self._read(self._position, frozenset())
+        self._moved.set()
+
+    def _answered(self, ask: Ask) -> tuple[Append, bytes, Key] | None:
+        """What an answer at hand leads to now; else the question is put."""
+        slot = followed_slot(self.coordination.epoch, ask.key)
+        if ask.key not in self._answers:
+            journalled = self._journal.find_answer(self.coordination.id, slot)
+            if journalled is None:
+                if ask.key not in self._asking:
+                    self._asking[ask.key] = asyncio.create_task(self._ask(ask))
+                return None
+            self._answers[ask.key] = decode_answer(journalled, ask.answer_type)
+        result = self._answers[ask.key]
+        try:
+            append = ask.reply(result)
+        except UsageError as error:
+            result = self._answers[ask.key] = AskFailed("wrong_answer", str(error)[:400])
+            append = ask.reply(result)
+        return append, encode_answer(result), slot
+
+    async def _ask(self, ask: Ask) -> None:
+        result = await answer(self._agent, ask)
+        failed = isinstance(result, AskFailed)
+        self._telemetry.count("requests_answered", result="failed" if failed else "ok")
+        self._answers[ask.key] = result
+        self._moved.set()
+
+    def _sign(self, append: Append, given: bytes, asked: Key) -> None:
+        """Sign and fold an event, and send it on its way."""
+        coordination = self.coordination
+        self._spent.add(append.key)
+        slot = followed_slot(coordination.epoch, append.key)
+        if self._journal.find(coordination.id, slot) is not None:
+            return  # signed in an earlier life, and folded from the journal
+        try:
+            event = self._author.sign(
+                coordination.id, coordination.epoch, append.type, append.body, append.refs
+            )
+        except UsageError as error:
+            _log.error("event_too_large", extra={"type": append.type, "why": str(error)})
+            return
+        self._fold_own(event, append.body)
+        self._queue(_Signed(slot, Entry(event.wire, given, asked), event))
+
+    def _fold_own(self, event: Event, body: Any) -> None:
+        own = LogEvent(0, self._clock_ns(), event, body)
+        self._saw(own)
+        self._folded.add(event.id)
+        try:
+            self.coordination.apply(own)
+        except PeerProtocolError as error:
+            raise LocalProtocolError(f"own {event.header.type} has no effect: {error}") from None
+
+    def _queue(self, signed: _Signed) -> None:
+        self._outbox.append(signed)
+        self._outgoing.set()
+
+    async def _publish(self) -> None:
+        """Journal what was signed, one group at a time, then append it."""
+        while True:
+            await self._outgoing.wait()
+            self._outgoing.clear()
+            group, id = self._outbox[:], self.coordination.id
+            durable: list[Awaitable[None]] = [
+                self._journal.sign_once(id, each.slot, each.entry, self._keep_until_ns)
+                for each in group
+            ]
+            await asyncio.gather(*durable)
+            for signed in group:
+                task = asyncio.create_task(self._append(signed.event))
+                self._sending.add(task)
+                task.add_done_callback(self._on_sent)
+            del self._outbox[: len(group)]
+
+    def _on_sent(self, task: asyncio.Task[None]) -> None:
+        self._sending.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = self._failure or task.exception()
+            self._moved.set()
+
+    async def _append(self, event: Event) -> None:
+        started = self._loop.time()
+        while True:
+            try:
+                await self._transport.log.append(Submission(event, "pub", self._author.node))
+            except LogUnavailableError as error:
+                _log.warning("log_unavailable", extra={"why": str(error)})
+                await asyncio.sleep(RETRY_S)
+                continue
+            self._telemetry.observe("append", self._loop.time() - started)
+            return
+
+    # End --------------------------------------------------------------------------------------
+
+    def _is_over(self) -> bool:
+        """Whether the end is announced and this member has nothing left to say about it."""
+        coordination = self.coordination
+        announced, machine = coordination.announced, coordination.machine
+        assert machine is not None
+        if announced is None:
+            return False
+        is_cancelled = (
+            announced.type == "coordination.cancelled" and coordination.cancel is not None
+        )
+        if not (machine.is_done() or is_cancelled):
+            return False
+        if self._done_at is None:
+            self._done_at = self._loop.time() + LINGER_S
+        return self._loop.time() >= self._done_at
