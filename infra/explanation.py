@@ -160,6 +160,8 @@ def in_words(explanation: Explanation) -> Iterator[str]:
     if it.replicas is not None:
         yield from story_in_words(it.replicas)
     yield from _ending_words(it)
+    if it.replicas is not None and it.ending_type != "coordination.decided":
+        yield from _tolerance_words(msgspec.to_builtins(it.replicas.tolerance))
 
 
 def _voices(members: Sequence[Any], steps: Sequence[Step], ending: Step | None) -> Iterator[Voice]:
@@ -215,11 +217,11 @@ def _voice_words(voice: Voice) -> str:
         return f"void, it signed contradicting events ({said})"
     if not voice.said:
         return {"awaited": "not heard yet"}.get(voice.standing, "silent")
-    said = Counter(
+    counted = Counter(
         f"{each.words} (no effect: {each.effect})" if each.effect else each.words
         for each in voice.said
     )
-    return "; ".join(f"{words} x {n}" if n > 1 else words for words, n in said.items())
+    return "; ".join(f"{words} x {n}" if n > 1 else words for words, n in counted.items())
 
 
 def _verdict(it: Explanation) -> str:

@@ -216,8 +216,3 @@ def story_in_words(story: ReplicaStory) -> Iterator[str]:
             f"{', '.join(it.signers)}"
         )
     yield f"executed: {story.slots} slots with {story.requests} requests"
-    it = story.tolerance
-    faults = f"{it.f} lying replicas" if it.f else "crashes only, no lying replica"
-    yield (
-        f"{it.n} replicas with quorum {it.q} withstand {faults}; assumes {', '.join(it.assumes)}"
-    )

@@ -125,7 +125,7 @@ class Case:
             self._accept_evidence(event)
         else:
             self._check_coordinators(event, control)
-            if control or event.type == "deadline.passed":
+            if control or self._is_coordinators_deadline(event):
                 self._window.restart()
 
     def _check_coordinators(self, event: LogEvent, control: bool) -> None:
@@ -147,12 +147,17 @@ class Case:
             )
             if refusal is not None:
                 self.held.append(refusal)
-        elif event.type == "deadline.passed" or (
+        elif self._is_coordinators_deadline(event) or (
             event.type.partition(".")[0] not in _KERNEL_FAMILIES
             and event.author == fold.coordinator
             and (control or fold.participant(event.author) is None)
         ):
             self._check_intended(event)
+
+    def _is_coordinators_deadline(self, event: LogEvent) -> bool:
+        """Replicas sign deadlines of their own, which the fold counts and nobody else intends."""
+        is_replicas = self.fold.is_ordered and self.fold.participant(event.author) is not None
+        return event.type == "deadline.passed" and not is_replicas
 
     def _check_intended(self, event: LogEvent) -> None:
         offer = self._window.offer(event)
