@@ -66,8 +66,8 @@ def _lanes(steps: Sequence[Step], request: Step | None, opening: Step | None) ->
     for step in steps:
         if step.type == "coordination.claimed" and step.author:
             roles.setdefault(step.author, "coordinator")
-    named = (opening or request).content["participants"] if opening or request else ()  # type: ignore[union-attr]
-    for member in named:
+    known = opening or request
+    for member in known.content["participants"] if known is not None else ():
         roles.setdefault(member["agent_id"], "participant")
     for step in steps:
         if step.author:

@@ -125,6 +125,12 @@ def _final(value: bool, positions: Positions) -> str:
     return "final" if value is True else "a certificate may still surface"
 
 
+def _positive(value: int, positions: Positions) -> str:
+    if value <= 0:
+        raise ValueError
+    return str(value)
+
+
 def _later(value: int, positions: Positions) -> str:
     """A number, unless it is the first of its kind."""
     if value <= 1:
@@ -154,5 +160,6 @@ FORMS: Mapping[str, Callable[[Any, Positions], str]] = {
     "events": _events,
     "final": _final,
     "later": _later,
+    "positive": _positive,
     "slots": _slots,
 }

@@ -49,7 +49,9 @@ WORDINGS: Mapping[str, Wording] = {
     "coordination.input_rejected": Wording(
         "tells that {event_id:event} has no effect: {reason}", answers=("event_id",)
     ),
-    "deadline.passed": Wording("deadline {name}[ {round}][ of {subject}] is over", "deadline"),
+    "deadline.passed": Wording(
+        "deadline {name}[ {round:positive}][ of {subject}] is over", "deadline"
+    ),
     "evidence.submitted": Wording(
         "evidence {rule} against {accused}: {proof_ids:events}", "evidence", ("proof_ids",)
     ),

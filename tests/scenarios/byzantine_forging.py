@@ -1,7 +1,7 @@
 """Events that a faulty replica of a scenario signs, from the words of its script.
 
-References are ``@sequence``, ``@proposal``, ``@opened`` or ``unknown``, joined by commas. A digest is
-``@sequence`` (that event's), ``null2`` (the null batch of slot 2), ``lie``, or ``of:`` and
+References are ``@sequence``, ``@proposal``, ``@opened`` or ``unknown``, joined by commas. A digest
+is ``@sequence`` (that event's), ``null2`` (the null batch of slot 2), ``lie``, or ``of:`` and
 references (of that batch).
 """
 

@@ -21,6 +21,7 @@ from tests.scenarios.byzantine_forging import Forge
 from tests.scenarios.byzantine_stage import Pattern, Rule, Stage, short
 
 SEPARATOR = "----"
+MAX_NAMED = 10
 PROTOCOL_EVENTS = ("pre_prepare", "prepare", "commit")
 
 
@@ -200,7 +201,9 @@ class ByzantineScript:
     def _expect_view(self, view: str, *replicas: str) -> None:
         for node in self._replicas(replicas):
             views = node.machine.views
-            assert (views.view, views.is_active) == (int(view), True), f"{node.author}: {views.view}"
+            assert (views.view, views.is_active) == (int(view), True), (
+                f"{node.author}: {views.view}"
+            )
 
     def _expect_ending(self, kind: str, code: str = "", *, final: str = "") -> None:
         ended = self._running.ended
@@ -240,7 +243,10 @@ class ByzantineScript:
             words = f"{machine.phase()}, view {machine.views.view}"
             words += f", executed {machine.executor.executed}"
             standing.setdefault(words, []).append(node.author)
-        lines = [f"= {' '.join(who)}: {words}" for words, who in standing.items()]
+        lines = [
+            f"= {' '.join(who) if len(who) <= MAX_NAMED else f'all {len(who)}'}: {words}"
+            for words, who in standing.items()
+        ]
         return [*lines, f"= {self.stage.now} ms"]
 
     def _new_lines(self) -> list[str]:
@@ -282,6 +288,7 @@ def _pattern(kinds: tuple[str, ...], fields: dict[str, str]) -> Pattern:
     known = dict(fields)
     authors, readers = known.pop("by", ""), known.pop("to", "")
     view, slot = known.pop("view", None), known.pop("slot", None)
+    digest = known.pop("digest", "")
     assert not known, f"unknown fields {sorted(known)}"
     return Pattern(
         kinds,
@@ -289,4 +296,5 @@ def _pattern(kinds: tuple[str, ...], fields: dict[str, str]) -> Pattern:
         tuple(readers.split(",")) if readers else (),
         None if view is None else int(view),
         None if slot is None else int(slot),
+        digest,
     )

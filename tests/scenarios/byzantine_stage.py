@@ -46,8 +46,9 @@ class Pattern(msgspec.Struct, frozen=True):
 
     Attributes:
         kinds: short event types.
-        authors, readers: ids.
+        authors, readers: ids; the reader ``*`` is everybody, none are the replicas.
         view, slot: of votes and proposals; ``view`` is the new one of view changes.
+        digest: how the batch digest of a vote or proposal begins, in hexadecimal.
     """
 
     kinds: tuple[str, ...] = ()
@@ -55,6 +56,7 @@ class Pattern(msgspec.Struct, frozen=True):
     readers: tuple[str, ...] = ()
     view: int | None = None
     slot: int | None = None
+    digest: str = ""
 
     def matches(self, reader: str, event: LogEvent) -> bool:
         """Whether the delivery of an event to a reader is meant."""
@@ -63,10 +65,15 @@ class Pattern(msgspec.Struct, frozen=True):
         return (
             (not self.kinds or short(event.type) in self.kinds)
             and (not self.authors or event.author in self.authors)
-            and (reader in self.readers if self.readers else reader != COORDINATOR)
+            and (not {reader, "*"}.isdisjoint(self.readers or _replicas_only(reader)))
             and self.view in (None, view)
             and self.slot in (None, getattr(content, "sequence", None))
+            and getattr(content, "batch_digest", b"").hex().startswith(self.digest)
         )
+
+
+def _replicas_only(reader: str) -> tuple[str, ...]:
+    return () if reader == COORDINATOR else (reader,)
 
 
 class Rule(msgspec.Struct, frozen=True):
@@ -94,6 +101,7 @@ class Player(Node):
         self.seen_decisions = 0
         self.seen_executed = 0
         self.seen_stable = 0
+        self.seen_fork = False
 
     def fold(self, event: LogEvent) -> None:
         """Fold an event, and tell what it changed."""
@@ -128,7 +136,8 @@ class Player(Node):
         if machine.checkpoints.stable != self.seen_stable:
             self.seen_stable = machine.checkpoints.stable
             self.tell(f"has a stable checkpoint at s{self.seen_stable}")
-        if machine.executor.fork is not None:
+        if machine.executor.fork is not None and not self.seen_fork:
+            self.seen_fork = True
             self.tell("sees a fork and halts")
 
     def react(self) -> None:
@@ -201,6 +210,7 @@ class Stage(Network):
         self._waits: set[tuple[Any, ...]] = set()
         makers = dict.fromkeys(names(count), cast)
         super().__init__(count, 0, config, makers, overall_timeout_ms=overall_timeout_ms)
+        self.forks_expected = len(faulty) > self.group.f
         for node in self.nodes:
             self.at(0, node.react)
 
