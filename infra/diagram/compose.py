@@ -2,8 +2,8 @@
 
 Lanes stand in the order requester, coordinators, participants, others. An arrow leads from the
 author of an event to whoever answers it; what an answered event answers itself is left out, for
-that follows. More than ``MAX_LANES`` lanes are not legible: then all participants who did nothing
-out of the ordinary share one lane, and equal events of theirs next to each other share a row.
+that follows. More than ``MAX_LANES`` lanes are not legible: then strangers share one, and so do all
+participants who did nothing out of the ordinary; their equal events in a row are one row.
 """
 
 from __future__ import annotations
@@ -78,21 +78,24 @@ def _lanes(steps: Sequence[Step], request: Step | None, opening: Step | None) ->
 
 
 def _folded(lanes: list[Lane], steps: Sequence[Step]) -> list[Lane]:
-    """The lanes; if there are too many, with all ordinary participants on one."""
-    if len(lanes) <= MAX_LANES:
-        return lanes
+    """The lanes; if there are too many, strangers share one, then all ordinary participants."""
     remarkable = {step.author for step in steps if step.verdict != IN_FORCE}
     remarkable |= {step.content["accused"] for step in steps if _counts(step, "evidence.submitted")}
-    members = [each.name for each in lanes if each.role == "participant"]
-    room = max(0, MAX_LANES - 1 - (len(lanes) - len(members)))
-    kept = {*[name for name in members if name in remarkable][:room]}
-    away = tuple(sorted(name for name in members if name not in kept))
-    if len(away) < 2:
+    return _shared(_shared(lanes, "other", "strangers", set()), "participant", "others", remarkable)
+
+
+def _shared(lanes: list[Lane], role: Role, called: str, remarkable: set[str]) -> list[Lane]:
+    """The lanes; if there are too many, one for those of a role, except whom one must see."""
+    mine = [each.name for each in lanes if each.role == role]
+    room = max(0, MAX_LANES - 1 - (len(lanes) - len(mine)))
+    kept = {*[name for name in mine if name in remarkable][:room]}
+    away = tuple(sorted(name for name in mine if name not in kept))
+    if len(lanes) <= MAX_LANES or len(away) < 2:
         return lanes
-    first = next(at for at, each in enumerate(lanes) if each.role == "participant")
+    first = next(at for at, each in enumerate(lanes) if each.role == role)
     left = [each for each in lanes if each.name not in away]
-    at = first + sum(each.role == "participant" for each in left)
-    return [*left[:at], Lane(f"{len(away)} others", "participant", away), *left[at:]]
+    at = first + sum(each.role == role for each in left)
+    return [*left[:at], Lane(f"{len(away)} {called}", role, away), *left[at:]]
 
 
 # Rows -------------------------------------------------------------------------------------------

@@ -10,6 +10,10 @@ from collections.abc import Iterator
 
 from .model import Diagram, Row
 from .template import printable
+from .text import wrapped
+
+COLUMNS = 36
+"""Characters of a line; a renderer makes lanes as wide as what is said between them."""
 
 _ESCAPED = {character: f"#{ord(character)};" for character in '#;%<>&{}"`\\'}
 
@@ -22,6 +26,11 @@ def render(diagram: Diagram) -> str:
 def escaped(text: str) -> str:
     """Text that neither ends a statement nor begins markup."""
     return "".join(_ESCAPED.get(character, character) for character in printable(text))
+
+
+def _folded(text: str) -> str:
+    """Escaped, in several lines."""
+    return "<br/>".join(escaped(line) for line in wrapped(text, COLUMNS))
 
 
 def _lines(diagram: Diagram) -> Iterator[str]:
@@ -41,11 +50,12 @@ def _lines(diagram: Diagram) -> Iterator[str]:
 
 def _statement(diagram: Diagram, row: Row, last: int) -> str:
     remark = diagram.remark(row)
-    told = escaped(f"{row.sequence} {diagram.sentence(row)}" + (f" [{remark}]" if remark else ""))
+    said = f"{row.sequence} {diagram.sentence(row)}" + (f" [{remark}]" if remark else "")
     if row.lane is None:
-        return f"Note over {_span(0, last)}: ✗ {told}"
+        return f"Note over {_span(0, last)}: ✗ {escaped(said)}"
     if row.kind in ("deadline", "ending"):
-        return f"Note over {_span(0, last)}: {told}"
+        return f"Note over {_span(0, last)}: {escaped(said)}"
+    told = _folded(said)
     if len(row.sources) == 1 and row.sources[0] != row.lane:
         arrow = "--x" if row.reason else "->>"
         return f"L{row.sources[0]}{arrow}L{row.lane}: {told}"
