@@ -144,7 +144,7 @@ def _by_protocol(
     rule = spec.proofs.get(evidence.rule) if spec is not None else None
     if context is None or spec is None or rule is None:
         raise _invalid(f"rule {evidence.rule} cannot be checked here on its own")
-    kinds = build_catalog(spec.event_types)
+    kinds = build_catalog((*spec.event_types, *spec.ordering_types))
     keys = {member.agent_id: member.key_id for member in context.participants}
     events = []
     for event in _authentic(evidence, public_key):

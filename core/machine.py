@@ -224,6 +224,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
         default_timeout_ms: overall time-out under given parameters if the request names none.
         orderings: what may order its events, the default first. With ``bft`` every participant
             follows the coordination, else it acts on its invitation alone.
+        ordering_types: events of the replicas, with ``bft`` part of the coordination too.
         proofs: rules of evidence beyond the kernel's own, by name.
     """
 
@@ -238,6 +239,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
     default_timeout_ms: Callable[[Any], int]
     version: int = 1
     orderings: tuple[Ordering, ...] = ("log",)
+    ordering_types: tuple[EventType, ...] = ()
     proofs: Mapping[str, ProofRule] = {}
 
 

@@ -18,7 +18,7 @@ from ..core.log import EventLog, Record
 from ..core.machine import LogEvent, Protocols
 from ..core.names import REGISTRY
 from ..protocols.byzantine import analyse, submission
-from ..protocols.byzantine.fold import ByzantineFold
+from ..protocols.ordered import replicas_in
 from .evidence_words import proof_in_words
 
 
@@ -123,8 +123,8 @@ def _fork(
 ) -> Fork | None:
     """The fork of a coordination of replicas, if there is one."""
     fold, events = folded(name, records, root_public_key, protocols)
-    machine = fold.machine
-    if not isinstance(machine, ByzantineFold):
+    machine = replicas_in(fold.machine)
+    if machine is None:
         return None
     found = analyse(events, machine.group)
     if found.verdict == "no_fork":

@@ -49,6 +49,9 @@ LONGEST_REREAD_S = 5.0
 QUIET_S = 2.0
 """After this long without news the log is asked whether the feed withheld something."""
 
+CHECKED_MS = 100
+"""Before a timer of at least this length takes effect, the log is asked for news."""
+
 LINGER_S = 1.0
 """How long a member that has nothing left to do stays for the others."""
 
@@ -111,7 +114,7 @@ class Membership:
         self._outgoing = asyncio.Event()
         self._reread_at: float | None = None
         self._reread_pause = REREAD_S
-        self._news_at = self._loop.time()
+        self._quiet_until = self._loop.time() + QUIET_S
         self._done_at: float | None = None
         self._failure: BaseException | None = None
 
@@ -164,8 +167,8 @@ class Membership:
 
     def _pause(self, wake: float | None) -> float:
         now = self._loop.time()
-        times = [self._news_at + QUIET_S]
-        times += [each for each in (wake, self._reread_at, self._done_at) if each is not None]
+        times = [self._reread_at or self._quiet_until]
+        times += [each for each in (wake, self._done_at) if each is not None]
         return max(0.0, min(times) - now)
 
     # Input ------------------------------------------------------------------------------------
@@ -215,7 +218,7 @@ class Membership:
         if event.id in self._folded:
             self._folded.discard(event.id)
             return
-        self._news_at = self._loop.time()
+        self._quiet_until = self._loop.time() + QUIET_S
         age_s = max(0.0, (self._clock_ns() - record.stored_ns) / 1e9) if is_history else 0.0
         self._saw(event, age_s)
         try:
@@ -242,8 +245,8 @@ class Membership:
         wanted = machine.wanted()
         if not wanted:
             self._reread_at, self._reread_pause = None, REREAD_S
-            if now - self._news_at >= QUIET_S:
-                self._news_at = now
+            if now >= self._quiet_until:
+                self._quiet_until = now + QUIET_S
                 await self._read(self._position, wanted)
         elif self._reread_at is None:
             self._reread_at = now + self._reread_pause
@@ -295,7 +298,7 @@ class Membership:
                     if due > self._loop.time():
                         wake = due if wake is None else min(wake, due)
                         continue
-                    if self._is_checked(intent.key):
+                    if intent.delay_ms < CHECKED_MS or self._is_checked(intent.key):
                         chosen = intent.then, b"", ()
                 if chosen is not None and chosen[0].key not in self._spent:
                     break

@@ -60,7 +60,7 @@ def verify(
             "say what to verify: a coordination, --bundle FILE, or --all",
             hint="For instance: mabeam audit verify --all",
         )
-    root = _root_key(invocation, root_key)
+    root = invocation.root_key(root_key)
     if bundle is not None:
         from ...core.audit.bundle_audit import verify_bundle
         from ...protocols import PROTOCOLS
@@ -110,13 +110,13 @@ def evidence(
         )
     from ...protocols import PROTOCOLS
 
-    root = _root_key(invocation, root_key)
+    root = invocation.root_key(root_key)
     if bundle is not None:
         report = report_on(_bundled(bundle), root, PROTOCOLS)
     elif coordination is not None:
-        from .coord_reading import records_of
+        from .coord_reading import recorded
 
-        report = report_on(records_of(invocation, coordination), root, PROTOCOLS)
+        report = report_on(recorded(invocation, coordination), root, PROTOCOLS)
     else:
 
         async def work(transport: JetStreamTransport) -> EvidenceReport:
@@ -143,20 +143,6 @@ def _bundled(path: Path) -> tuple[Record, ...]:
             hint="See 'mabeam audit verify --bundle'.",
         )
     return bundle.records
-
-
-def _root_key(invocation: Invocation, given: str | None) -> bytes:
-    from ...core.errors import UsageError
-    from ..key_material import read_public_key
-
-    if given is not None:
-        return read_public_key(given)
-    if not invocation.home.exists:
-        raise UsageError(
-            "which root key? There is no deployment here",
-            hint="Give --root-key HEX or --root-key root.pub.",
-        )
-    return invocation.home.root_public_key()
 
 
 def _verify_mirror(invocation: Invocation, coordination: str | None, root: bytes) -> Report:

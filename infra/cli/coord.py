@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .coord_diagram import diagram
 from .coord_reading import export, replay, show, watch
 from .invocation import Invocation, as_id, as_json, pass_invocation, print_json, print_table
 
@@ -22,7 +23,7 @@ def coord_command() -> None:
     """Start, see, follow, explain, export and cancel coordinations."""
 
 
-for _command in (show, watch, replay, export):
+for _command in (show, watch, replay, diagram, export):
     coord_command.add_command(_command)
 
 

@@ -24,16 +24,17 @@ def show(invocation: Invocation, coordination: str, as_json: bool) -> None:
     """Explain COORDINATION: who asked, coordinated, voted, was silent; what came out and why."""
     from ...core.audit.replay import steps
     from ...protocols import PROTOCOLS
-    from ...protocols.byzantine.fold import ByzantineFold
+    from ...protocols.ordered import replicas_in
     from ..evidence_report import folded
     from ..explanation import explain, in_words
     from ..replica_story import tell
 
     root = invocation.home.root_public_key()
-    records = records_of(invocation, coordination)
+    records = recorded(invocation, coordination)
     told = list(steps(records, coordination, root, PROTOCOLS))
     fold, events = folded(coordination, records, root, PROTOCOLS)
-    story = tell(fold.machine, events) if isinstance(fold.machine, ByzantineFold) else None
+    replicas = replicas_in(fold.machine)
+    story = tell(replicas, events) if replicas is not None else None
     explanation = explain(coordination, told, story)
     if as_json:
         print_json(explanation)
@@ -88,7 +89,7 @@ def replay(
     if overrides:
         _what_if(invocation, coordination, overrides, as_json)
         return
-    for step in steps(records_of(invocation, coordination), coordination, root, PROTOCOLS):
+    for step in steps(recorded(invocation, coordination), coordination, root, PROTOCOLS):
         if as_json:
             print_json(step)
             continue
@@ -113,7 +114,7 @@ def _what_if(
             raise UsageError(f"{text!r} is not of the form NAME=VALUE")
         changes[name] = value
     root = invocation.home.root_public_key()
-    records = records_of(invocation, coordination)
+    records = recorded(invocation, coordination)
     result = what_if(records, changes, coordination, root, PROTOCOLS)
     if as_json:
         print_json(result)
@@ -173,8 +174,12 @@ def export(
         click.echo(f"verify with: mabeam audit verify --bundle {target} --root-key root.pub")
 
 
-def records_of(invocation: Invocation, coordination: str) -> list[Record]:
-    """Records of a coordination and of the registry, in log order."""
+def recorded(invocation: Invocation, coordination: str) -> list[Record]:
+    """Records of a coordination and of the registry, in log order.
+
+    Raises:
+        NotFoundError: the log holds none of that coordination.
+    """
     from ...core.errors import NotFoundError
     from ...core.names import REGISTRY, check_id
 

@@ -20,8 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
-from ...core.envelope import MAX_REFS, decode_event
+from ...core.envelope import MAX_REFS
 from ...core.kernel_events import CoordinationFailed, DeadlinePassed, EvidenceSubmitted
 from ...core.machine import TERMINAL_KEY, After, Append, Context, Intent, LogEvent, decide
 from .accusations import Accusations
@@ -69,8 +70,10 @@ class ByzantineCoordinator(ByzantineFold):
 
     def _is_of_here(self, evidence: EvidenceSubmitted) -> bool:
         """Whether it proves something about this coordination: E1 and E7 may be from another."""
-        header = decode_event(evidence.proof[0]).header
-        return header.coordination == self.group.coordination
+        own = self.accusations.proofs.get((evidence.rule, evidence.accused))
+        if own is not None and own.proof_ids == evidence.proof_ids:
+            return True
+        return any(each in self.store for each in evidence.proof_ids)
 
     def _compare(self, event: LogEvent) -> None:
         """Look for what the event proves; once, at a fork, in everything at hand."""
@@ -88,6 +91,11 @@ class ByzantineCoordinator(ByzantineFold):
     def _collect(self) -> None:
         super()._collect()
         self.accusations.drop_upto(self.checkpoints.stable - self.group.window)
+
+    def submit(self, event: LogEvent, client: str, client_seq: int, operation: Any) -> None:
+        """See :meth:`.slots.SlotFold.submit`."""
+        self._intents = None
+        super().submit(event, client, client_seq, operation)
 
     def intents(self) -> Iterable[Intent]:
         """Evidence first: nothing can follow the terminal event."""

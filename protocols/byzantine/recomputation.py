@@ -10,14 +10,13 @@ a later one is still found by whoever reads the whole log.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
 
 from ...core.envelope import MAX_REFS
 from ...core.machine import LogEvent
 from .config import Group
 from .digests import GENESIS_ROOT, batch_digest, next_root, null_digest
-from .events import CHECKPOINT, COMMIT, PRE_PREPARE, REQUEST
-from .requests import REQUESTER, Request, RequestPool
+from .events import CHECKPOINT, COMMIT, PRE_PREPARE
+from .requests import REQUESTER, Request, RequestPool, numbered
 
 Lookup = Callable[[bytes], LogEvent | None]
 
@@ -146,16 +145,11 @@ class _Execution:
 
     def _request(self, request_id: bytes) -> Request:
         if request_id == self._group.proposal_id:
-            return _numbered(request_id, REQUESTER, 0)
-        event = self.given(request_id)
-        if event.type != REQUEST:
-            raise _NotGivenError
-        return _numbered(request_id, event.author, event.content.client_seq)
-
-
-def _numbered(request_id: bytes, client: str, client_seq: int) -> Request:
-    operation: Any = None  # what it does has no part in the root
-    return Request(request_id, client, client_seq, operation, 0, 0)
+            client, client_seq = REQUESTER, 0
+        else:
+            client, client_seq = numbered(self.given(request_id))
+        operation = None  # what a request does has no part in the root
+        return Request(request_id, client, client_seq, operation, 0, 0)
 
 
 def checkpoints_of(events: Iterable[LogEvent], author: str) -> list[LogEvent]:
