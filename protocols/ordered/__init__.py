@@ -36,4 +36,4 @@ def ordered(spec: ProtocolSpec) -> ProtocolSpec:
     )
 
 
-__all__ = ["ordered"]
+__all__ = ["OrderedCoordinator", "OrderedParticipant", "ordered"]
