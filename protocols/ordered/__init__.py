@@ -50,4 +50,4 @@ def replicas_in(machine: Machine | None) -> ByzantineFold | None:
     return machine if isinstance(machine, ByzantineFold) else None
 
 
-__all__ = ["ordered", "replicas_in"]
+__all__ = ["OrderedCoordinator", "OrderedParticipant", "ordered", "replicas_in"]

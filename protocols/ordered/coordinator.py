@@ -75,11 +75,13 @@ class OrderedCoordinator(Machine):
             raise rejection
 
     def _fold(self, event: LogEvent) -> None:
+        is_open = self.announcer.verdict is None
         try:
             self.judge.apply(event)
         except PeerProtocolError as error:
-            self.order.rejected[event.id] = error.reason
-        if self.announcer.verdict is None:
+            if is_open:  # afterwards everything is late
+                self.order.rejected[event.id] = error.reason
+        if is_open:
             for intent in self.judge.intents():
                 if isinstance(intent, Append) and intent.key == TERMINAL_KEY:
                     self.announcer.decide(intent, event.sequence)

@@ -8,6 +8,7 @@ deadlines that this replica signs (COM-7).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 from ...core.errors import PeerProtocolError
@@ -59,10 +60,8 @@ class OrderedParticipant(Machine):
 
     def _fold(self, event: LogEvent) -> None:
         for machine in (self.judge, self.member):
-            try:
+            with contextlib.suppress(PeerProtocolError):
                 machine.apply(event)
-            except PeerProtocolError as error:
-                self.order.rejected[event.id] = error.reason
         if not self.replica.is_decided and any(
             intent.key == TERMINAL_KEY for intent in self.judge.intents()
         ):

@@ -46,7 +46,8 @@ class DecidedOrder:
         group: a fold of the service; whoever owns it folds the service's own events.
 
     Attributes:
-        rejected: ordered events without effect, by id, and why.
+        rejected: events ordered before the result was irrevocable and without effect, by id, and
+            why; kept by observers.
         last: position of the last event in decided order.
     """
 
@@ -55,6 +56,7 @@ class DecidedOrder:
         self.rejected: dict[bytes, str] = {}
         self.last = 0
         self._submitted: dict[bytes, LogEvent] = {}
+        self._events: dict[bytes, LogEvent] = {}
         self._executed = 0
         self._copies: dict[Deadline, set[str]] = {}
 
@@ -66,12 +68,18 @@ class DecidedOrder:
         """
         if event.type == DEADLINE_PASSED and event.author not in self.group.group.replicas:
             raise PeerProtocolError("not_participant", f"{event.author} is no replica")
-        self._submitted[event.id] = event
+        if event.id in self._events:
+            return
+        self._submitted[event.id] = self._events[event.id] = event
         self.group.submit(event, *numbered(event), event.id)
 
     def pending(self) -> Iterator[LogEvent]:
         """Events submitted and not ordered yet."""
         return iter(self._submitted.values())
+
+    def domain_events(self) -> Iterator[LogEvent]:
+        """Everything submitted so far, as it stands in the log."""
+        return iter(self._events.values())
 
     def take(self) -> Iterator[LogEvent]:
         """What has been ordered since the last call, at its position in decided order."""
