@@ -20,7 +20,8 @@ from mabeam.core.replay import Verdict
 from mabeam.protocols import PROTOCOLS
 from mabeam.protocols.byzantine import SPEC
 from mabeam.protocols.byzantine import Verdict as Opinion
-from mabeam.protocols.byzantine.coordinator import ByzantineCoordinator
+from mabeam.protocols.byzantine.fold import ByzantineFold
+from mabeam.protocols.ordered import replicas_in
 
 KNOWN = {**PROTOCOLS, SPEC.name: SPEC}
 
@@ -33,12 +34,17 @@ def no_secret(label: str) -> bytes:
 class ReplicaLog(AuditLog):
     """A deployment with ``count`` replicas r0, r1 … whose coordination ``c1`` is open.
 
+    Args:
+        count: n.
+        protocol: what they decide or order.
+        config: its parameters.
+
     Attributes:
         names: the replicas.
         verdicts: what became of each record.
     """
 
-    def __init__(self, count: int = 4, **config: Any) -> None:
+    def __init__(self, count: int = 4, protocol: str = SPEC.name, **config: Any) -> None:
         self.verdicts: list[Verdict] = []
         super().__init__(protocols=KNOWN)
         self.names = tuple(f"r{number}" for number in range(count))
@@ -48,7 +54,7 @@ class ReplicaLog(AuditLog):
             self.admit(name, "agent")
         config = {"proposal": "A", **config}
         members = tuple(map(Invitee, self.names))
-        body = CoordinationRequested(SPEC.name, config, members)
+        body = CoordinationRequested(protocol, config, members, ordering="bft")
         self.append("client", "coordination.requested", body, "req")
         self.claim()
         self._folds = {
@@ -75,10 +81,10 @@ class ReplicaLog(AuditLog):
         return record
 
     @property
-    def machine(self) -> ByzantineCoordinator:
-        """The coordinator's machine."""
-        machine = self.fold().machine
-        assert isinstance(machine, ByzantineCoordinator)
+    def machine(self) -> ByzantineFold:
+        """The coordinator's fold of the replicas."""
+        machine = replicas_in(self.fold().machine)
+        assert machine is not None
         return machine
 
     def events(self) -> list[LogEvent]:

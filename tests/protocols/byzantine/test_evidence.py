@@ -163,6 +163,18 @@ def test_what_a_participant_has_proven_the_coordinator_does_not_repeat(rule: str
     assert len(taken(log)) == 1
 
 
+def test_replicas_that_order_another_protocol_answer_for_it_too() -> None:
+    log = ReplicaLog(protocol="simple_consensus")
+    log.append("r2", COMMIT, CommitSent(0, 1, LIE), "pub")
+    log.append("r2", VIEW_CHANGE, ViewChangeSent(1, 0, (), ()), "pub")
+    log.conclude()
+    (evidence,) = taken(log)
+    assert (evidence.rule, evidence.accused) == ("E2", "r2")
+    assert check_alone(evidence, opening_of(log), log.root.public_key, KNOWN)
+    report = audit_records(log.records, log.root.public_key, KNOWN, head=len(log.records))
+    assert report.clean, report.first_divergence
+
+
 def test_evidence_about_another_coordination_silences_nobody() -> None:
     log = two_commits()
     signer = log.author("r2")
