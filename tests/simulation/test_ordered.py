@@ -32,7 +32,7 @@ async def test_every_vote_is_ordered_and_counted() -> None:
         assert got.outcome["decision"] == "agree"
         assert got.outcome["dissenters"] == ["a-3"]
         assert got.outcome["tolerance"]["f"] == 1
-        await world.settle(10)
+        await world.settle(60)
         world.verify()
 
 
@@ -44,7 +44,7 @@ async def test_revote_after_no_consensus() -> None:
         got = await world.decide("simple_consensus", config, names, ordering="bft")
         assert got.outcome["decision"] == "no_consensus"
         assert got.outcome["ballot"] == 2
-        await world.settle(10)
+        await world.settle(60)
         world.verify()
 
 
@@ -58,7 +58,7 @@ async def test_deadline_needs_f_plus_one_replicas() -> None:
         got = await world.decide("simple_consensus", config, names, ordering="bft")
         assert got.outcome["decision"] == "agree"
         assert got.outcome["silent"] == ["a-4"]
-        await world.settle(10)
+        await world.settle(60)
         machine = (fold := world.observer().coordination(got.coordination)) and fold.machine
         assert isinstance(machine, OrderedCoordinator)
         copies = [e for e in machine.order.domain_events() if e.type == "deadline.passed"]
@@ -77,7 +77,7 @@ async def test_equivocating_voter_is_void_whoever_saw_which_vote_first() -> None
         got = await world.decide("simple_consensus", config, members, ordering="bft")
         assert got.outcome["decision"] == "agree"
         assert "mallory" in (*got.outcome["void"], *got.outcome["silent"])
-        await world.settle(10)
+        await world.settle(60)
         world.verify()
 
 
@@ -90,7 +90,7 @@ async def test_first_primary_never_speaks() -> None:
             "simple_consensus", CONFIG, names, ordering="bft", timeout_ms=8_000
         )
         assert got.outcome["decision"] == "agree"
-        await world.settle(20)
+        await world.settle(60)
         world.verify()
 
 
