@@ -1,6 +1,6 @@
 """The coordinator's and every observer's role: count, and announce what the replicas decided.
 
-A coordinator has no vote. It ends a ``single`` coordination in one of three ways, all recomputable:
+A coordinator has no vote. It ends a coordination in one of these ways, all recomputable:
 
 ========================= ==========================================================================
 terminal                  when
@@ -9,6 +9,8 @@ decided                   an operation executed; the certificates are its refs (
 failed{fork_detected}     two digests committed for one slot (BYZ-9)
 failed{timeout, final}    f + 1 replicas signed the overall deadline and (all did, or the failure is
                           final, or a further second passed) and nothing is committed (BYZ-22)
+failed{timeout}           not even f + 1 replicas did, and the coordinator waited 30 s more: it is
+                          not final, and nobody but the coordinator vouches for it
 ========================= ==========================================================================
 
 That further second lets the remaining deadlines arrive, so that a failure that can be final is; it
@@ -26,7 +28,7 @@ from ...core.envelope import MAX_REFS
 from ...core.kernel_events import CoordinationFailed, DeadlinePassed, EvidenceSubmitted
 from ...core.machine import TERMINAL_KEY, After, Append, Context, Intent, LogEvent, decide
 from .accusations import Accusations
-from .events import DEADLINE_PASSED, SETTLE, VIEW_CHANGE
+from .events import ABANDONED, DEADLINE_PASSED, SETTLE, VIEW_CHANGE
 from .execution import Decision
 from .fold import ByzantineFold
 from .forensics import culprits_of, proofs_in
@@ -34,6 +36,7 @@ from .outcome import certificates, is_final, outcome
 from .proofs import Proof
 
 SETTLE_MS = 1_000
+ABANDON_MS = 30_000
 EVIDENCE = "evidence.submitted"
 FAILED = "coordination.failed"
 
@@ -44,6 +47,7 @@ class ByzantineCoordinator(ByzantineFold):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._settled = False
+        self._abandoned = False
         self.accusations = Accusations(self.group, self.store, self.executor)
         self._pairs = 0
         self._intents: tuple[Intent, ...] | None = None
@@ -54,8 +58,9 @@ class ByzantineCoordinator(ByzantineFold):
     def apply(self, event: LogEvent) -> None:
         """Fold one event."""
         self._intents = None
-        if event.type == DEADLINE_PASSED and event.content.name == SETTLE:
+        if event.type == DEADLINE_PASSED and event.content.name in (SETTLE, ABANDONED):
             self._settled = self._settled or event.author not in self._members
+            self._abandoned = self._settled and event.content.name == ABANDONED
         elif event.type == EVIDENCE and self._is_of_here(event.content):
             self.accusations.submitted(event.content.rule, event.content.accused)
         is_new = event.id not in self.store
@@ -121,6 +126,12 @@ class ByzantineCoordinator(ByzantineFold):
             since = [*self.deadlines.values()][self.group.f].id
             then = Append(key, DEADLINE_PASSED, DeadlinePassed(SETTLE), (since,))
             yield After(key, since, SETTLE_MS, then)
+        else:
+            opened = self.context.opened_id
+            key = ("deadline", ABANDONED)
+            patience_ms = self.context.opened.overall_timeout_ms + ABANDON_MS
+            then = Append(key, DEADLINE_PASSED, DeadlinePassed(ABANDONED), (opened,))
+            yield After(key, opened, patience_ms, then)
 
     def _may_time_out(self) -> bool:
         """f + 1 deadlines: an honest replica has seen the time pass."""
@@ -128,7 +139,8 @@ class ByzantineCoordinator(ByzantineFold):
 
     def _judge_timeout(self) -> None:
         """Fix the failure at the event that brought it; later deadlines do not change it."""
-        if self._timeout is not None or not self._may_time_out():
+        may_time_out = self._abandoned and not self.is_decided
+        if self._timeout is not None or not (may_time_out or self._may_time_out()):
             return
         final = self.failure_is_final()
         if final or self._settled or len(self.deadlines) == self.group.n:

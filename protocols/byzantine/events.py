@@ -30,6 +30,8 @@ OVERALL = "overall"
 """Name of the deadline that replicas sign (BYZ-22)."""
 SETTLE = "settle"
 """Name of the coordinator's deadline that ends the wait for further deadline signers."""
+ABANDONED = "abandoned"
+"""Name of the coordinator's deadline where too few replicas are there even to see the time pass."""
 
 MAX_BATCH = 1000
 MAX_SLOTS = 20_000

@@ -124,7 +124,7 @@ def test_what_is_frozen() -> None:
         (
             {"participants": (), "query": CapabilityQuery(("vote",), at_least=4)},
             "insufficient_nodes",
-            {"need": 4, "have": 2},
+            {"need": 4, "have": 3},
         ),
         (
             {"participants": (), "query": CapabilityQuery(("vote", "fly"))},

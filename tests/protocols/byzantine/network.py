@@ -245,7 +245,7 @@ class Network:
         self.opened_id = self.context("").opened_id
         self.observer = ByzantineCoordinator(self.context(""))
         self.evidence: dict[tuple[str, str], EvidenceSubmitted] = {}
-        self.observed: dict[bytes, int] = {}
+        self.observed: dict[bytes, int] = {OPENED: 0}
         self.terminals: list[Append] = []
         self.nodes: list[Node] = []
         for name in names(count):
