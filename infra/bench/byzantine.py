@@ -1,0 +1,153 @@
+"""Ordering by replicas: slots and operations a second, latency, appends a slot.
+
+Everything runs in one process on one event loop, so the yardstick is what one core could do with
+nothing but the signatures: with ``a`` replicas alive and ``b`` requests a slot,
+
+    signatures     2a + b          (pre-prepare, a - 1 prepares, a commits, the requests)
+    verifications  a (2a - 2) + ab (every replica verifies the other replicas' and all requests)
+
+at the rates measured on one thread in the same run. Nothing is verified once for all: each replica
+decodes and verifies for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from .coordinating import percentile
+from .ordering_load import OrderingLoad
+from .replica_group import ReplicaGroup
+from .result import Figure
+from .signatures import sign_rate, verify_rate
+
+CLIENTS = tuple(f"client-{number}" for number in range(1, 9))
+MEMORY_DISK = Path("/dev/shm")
+WARM_UP = 5
+"""Fraction of the measured requests that run first, as a divisor."""
+
+
+class Case(msgspec.Struct, frozen=True):
+    """One configuration to measure.
+
+    Attributes:
+        replicas: n.
+        batch: most requests in one slot.
+        crashed: ``nobody``, ``backup`` or ``primary``.
+        requests: how many are measured.
+        in_flight: how many are in flight.
+    """
+
+    replicas: int
+    batch: int
+    requests: int
+    in_flight: int
+    crashed: str = "nobody"
+
+    @property
+    def name(self) -> str:
+        """As shown."""
+        down = "" if self.crashed == "nobody" else f", {self.crashed} down"
+        return f"n={self.replicas}, batch {self.batch}{down}"
+
+    @property
+    def alive(self) -> int:
+        """Replicas that run."""
+        return self.replicas - (self.crashed != "nobody")
+
+    def limit(self, sign_per_s: float, verify_per_s: float) -> float:
+        """Slots a second if signing and verifying were all there is to do, on one thread."""
+        alive = self.alive
+        signed = 2 * alive + self.batch
+        verified = alive * (2 * alive - 2) + alive * self.batch
+        return 1 / (signed / sign_per_s + verified / verify_per_s)
+
+
+CASES = tuple(
+    Case(n, batch, requests, in_flight, crashed)
+    for n in (4, 7)
+    for batch, requests, in_flight in ((1, 1_500 if n == 4 else 500, 16), (100, 10_000, 800))
+    for crashed in ("nobody", "backup", "primary")
+)
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """What one case gave: totals over the measured requests."""
+
+    slots: int
+    requests: int
+    appends: int
+    seconds: float
+    latencies: list[float]
+
+
+async def order(case: Case, directory: Path) -> Measured:
+    """Run one case on a fresh group with its journals in ``directory``."""
+    group = ReplicaGroup(directory, case.replicas, CLIENTS)
+    try:
+        await group.open(
+            {
+                "batch_max_requests": case.batch,
+                "batch_delay_ms": 10,
+                "view_timeout_ms": 4_000,
+            }
+        )
+        load = OrderingLoad(group, case.in_flight)
+        await load.resume_chains()
+        if case.crashed != "nobody":
+            await load.run(case.in_flight)
+            await group.crash(group.replicas[0 if case.crashed == "primary" else -1])
+        await load.run(case.requests // WARM_UP)
+        slots, appends = load.slots, sum(load.appends.values())
+        load.latencies.clear()
+        seconds = await load.run(case.requests)
+        appends = sum(load.appends.values()) - appends
+        return Measured(
+            load.slots - slots, case.requests, appends, seconds, sorted(load.latencies)
+        )
+    finally:
+        await group.close()
+
+
+def journal_directory() -> Path | None:
+    """A directory in memory for journals, if there is one."""
+    return MEMORY_DISK if MEMORY_DISK.is_dir() else None
+
+
+def measure(
+    cases: tuple[Case, ...], run: Any, scratch: Path, sign_per_s: float, verify_per_s: float
+) -> Iterator[Figure]:
+    """The figures of all cases, each with its journals in memory."""
+    for case in cases:
+        with tempfile.TemporaryDirectory(prefix="mabeam-bench-", dir=journal_directory()) as path:
+            work: Coroutine[Any, Any, Measured] = order(case, Path(path))
+            yield from figures(case, run(work), case.limit(sign_per_s, verify_per_s))
+
+
+def figures(case: Case, measured: Measured, limit: float) -> Iterator[Figure]:
+    """What is shown of one case."""
+    slots = measured.slots / measured.seconds
+    yield Figure(f"{case.name}: slots", slots, "/s", slots / limit, f"{limit:,.0f}/s", ">= 0.5")
+    if case.batch > 1:
+        rate = measured.requests / measured.seconds
+        yield Figure(f"{case.name}: operations", rate, "/s", aim=">= 10,000")
+    yield Figure(f"{case.name}: p50", percentile(measured.latencies, 50) * 1e3, "ms")
+    yield Figure(f"{case.name}: p99", percentile(measured.latencies, 99) * 1e3, "ms")
+    appends = (measured.appends - measured.requests) / measured.slots
+    yield Figure(f"{case.name}: appends a slot", appends, "", aim=f"{2 * case.alive}")
+
+
+if __name__ == "__main__":
+    import sys
+    signs, verifies = sign_rate(), verify_rate(1)
+    print(signs, verifies)
+    from .main import run_fast
+    from .result import table
+    wanted = [CASES[int(i)] for i in sys.argv[1:]] or CASES
+    for f in measure(tuple(wanted), run_fast, Path("/tmp"), signs, verifies):
+        print(table("", [f]))
