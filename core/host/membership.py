@@ -281,28 +281,33 @@ class Membership:
     # Output -----------------------------------------------------------------------------------
 
     def _act(self) -> float | None:
-        """Sign everything that is due; when the next timer is."""
+        """Sign everything that is due; when the next timer is.
+
+        What is listed together is signed together. A timer counts only when nothing else is due.
+        """
         while True:
-            wake = None
-            chosen: tuple[Append, bytes, Key] | None = None
-            for intent in self.coordination.intents():
-                if isinstance(intent, Ask):
-                    chosen = self._answered(intent)
-                elif isinstance(intent, Append):
+            wake: float | None = None
+            timed: Append | None = None
+            signed = False
+            for intent in tuple(self.coordination.intents()):
+                chosen: tuple[Append, bytes, Key] | None = None
+                if isinstance(intent, Append):
                     chosen = intent, b"", ()
-                elif isinstance(intent, After):
+                elif isinstance(intent, Ask):
+                    chosen = self._answered(intent)
+                elif isinstance(intent, After) and intent.then.key not in self._spent:
                     due = self._due(intent)
                     if due > self._loop.time():
                         wake = due if wake is None else min(wake, due)
-                        continue
-                    if self._is_checked(intent.key):
-                        chosen = intent.then, b"", ()
+                    elif timed is None and self._is_checked(intent.key):
+                        timed = intent.then
                 if chosen is not None and chosen[0].key not in self._spent:
-                    break
-                chosen = None
-            if chosen is None:
-                return wake
-            self._sign(*chosen)
+                    self._sign(*chosen)
+                    signed = True
+            if not signed:
+                if timed is None:
+                    return wake
+                self._sign(timed, b"", ())
 
     def _due(self, after: After) -> float:
         return self._seen.setdefault(after.since, self._loop.time()) + after.delay_ms / 1000
