@@ -105,9 +105,10 @@ async def order(case: Case, directory: Path) -> Measured:
         slots, appends = load.slots, sum(load.appends.values())
         load.latencies.clear()
         import time
+
         cpu = time.process_time()
         seconds = await load.run(case.requests)
-        print("cpu ms/slot", 1e3*(time.process_time()-cpu)/(load.slots-slots))
+        print("cpu ms/slot", 1e3 * (time.process_time() - cpu) / (load.slots - slots))
         appends = sum(load.appends.values()) - appends
         return Measured(load.slots - slots, case.requests, appends, seconds, sorted(load.latencies))
     finally:

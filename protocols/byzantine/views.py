@@ -137,7 +137,8 @@ class ViewBook:
 
     def lacks(self, event_id: bytes) -> bool:
         """Whether something waits for this event to be judged."""
-        return any(event_id in each for each in self._missing.values())
+        missing = self._missing
+        return bool(missing) and any(event_id in each for each in missing.values())
 
     def missing(self) -> set[bytes]:
         """Ids of events without which something cannot be judged."""
