@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -59,6 +59,7 @@ MAX_SEEN = 50_000
 
 
 class _Signed(msgspec.Struct, frozen=True):
+    key: Key
     slot: Key
     entry: Entry
     event: Event
@@ -100,7 +101,7 @@ class Membership:
         self._loop = asyncio.get_running_loop()
         self._position = 0
         self._seen: dict[bytes, float] = {}
-        self._folded: set[bytes] = set()  # own events folded that have not come back yet
+        self._folded: set[bytes] = set()  # own events (their bytes) that have not come back yet
         self._spent: set[Key] = set()
         self._answers: dict[Key, Any] = {}
         self._asking: dict[Key, asyncio.Task[None]] = {}
@@ -189,7 +190,7 @@ class Membership:
         slot = followed_slot(coordination.epoch)
         for key, entry in self._journal.entries(coordination.id, slot):
             if key != slot and entry.wire not in stored:
-                self._queue(_Signed(key, entry, decode_event(entry.wire)))
+                self._queue(_Signed((), key, entry, decode_event(entry.wire)))
 
     async def _follow(self) -> None:
         while True:
@@ -209,11 +210,11 @@ class Membership:
     def _take(self, record: Record, *, is_history: bool = False) -> None:
         """Fold a record; one seen before has no effect."""
         self._position = max(self._position, record.sequence)
-        event = self._registry.admit(record, self._folded)
-        if event is None or event.event.header.epoch != self.coordination.epoch:
+        if record.wire in self._folded:  # signed and folded here: nothing to verify, nothing new
+            self._folded.discard(record.wire)
             return
-        if event.id in self._folded:
-            self._folded.discard(event.id)
+        event = self._registry.admit(record)
+        if event is None or event.event.header.epoch != self.coordination.epoch:
             return
         self._news_at = self._loop.time()
         age_s = max(0.0, (self._clock_ns() - record.stored_ns) / 1e9) if is_history else 0.0
@@ -366,12 +367,12 @@ class Membership:
             _log.error("event_too_large", extra={"type": append.type, "why": str(error)})
             return
         self._fold_own(event, append.body)
-        self._queue(_Signed(slot, Entry(event.wire, given, asked), event))
+        self._queue(_Signed(append.key, slot, Entry(event.wire, given, asked), event))
 
     def _fold_own(self, event: Event, body: Any) -> None:
         own = LogEvent(0, self._clock_ns(), event, body)
         self._saw(own)
-        self._folded.add(event.id)
+        self._folded.add(event.wire)
         try:
             self.coordination.apply(own)
         except PeerProtocolError as error:
@@ -387,12 +388,10 @@ class Membership:
             await self._outgoing.wait()
             self._outgoing.clear()
             group, id = self._outbox[:], self.coordination.id
-            durable: list[Awaitable[None]] = [
-                self._journal.sign_once(id, each.slot, each.entry, self._keep_until_ns)
-                for each in group
-            ]
-            await asyncio.gather(*durable)
+            entries = [(each.slot, each.entry) for each in group]
+            await self._journal.sign_all(id, entries, self._keep_until_ns)
             for signed in group:
+                self._spent.discard(signed.key)  # from here on the journal remembers
                 task = asyncio.create_task(self._append(signed.event))
                 self._sending.add(task)
                 task.add_done_callback(self._on_sent)

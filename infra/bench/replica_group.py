@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ...protocols import PROTOCOLS
 NODE = "bench"
 COORDINATOR = "coordinator"
 SERVICE = "service"
+START_TIMEOUT_S = 30
 PROTOCOL = "byzantine_consensus"
 
 
@@ -133,9 +135,10 @@ class ReplicaGroup:
     def _view(self) -> RegistryView:
         return RegistryView(self._root.public_key, PROTOCOLS, NoTelemetry())
 
-    async def _until(self, condition: Any) -> None:
-        while not condition():
-            for task in self._tasks.values():
-                if task.done():
-                    task.result()
-            await asyncio.sleep(0.01)
+    async def _until(self, condition: Callable[[], bool]) -> None:
+        async with asyncio.timeout(START_TIMEOUT_S):
+            while not condition():
+                for task in self._tasks.values():
+                    if task.done():
+                        task.result()
+                await asyncio.sleep(0.01)
