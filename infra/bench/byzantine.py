@@ -42,9 +42,10 @@ class Case(msgspec.Struct, frozen=True):
     Attributes:
         replicas: n.
         batch: most requests in one slot.
-        crashed: ``nobody``, ``backup`` or ``primary``.
         requests: how many are measured.
         in_flight: how many are in flight.
+        crashed: ``nobody``, ``backup`` or ``primary``.
+        disk: whether journals are on disk; in memory otherwise, so that fsync costs nothing.
     """
 
     replicas: int
@@ -52,12 +53,14 @@ class Case(msgspec.Struct, frozen=True):
     requests: int
     in_flight: int
     crashed: str = "nobody"
+    disk: bool = False
 
     @property
     def name(self) -> str:
         """As shown."""
         down = "" if self.crashed == "nobody" else f", {self.crashed} down"
-        return f"n={self.replicas}, batch {self.batch}{down}"
+        disk = ", journals on disk" if self.disk else ""
+        return f"n={self.replicas}, batch {self.batch}{down}{disk}"
 
     @property
     def alive(self) -> int:
@@ -72,11 +75,19 @@ class Case(msgspec.Struct, frozen=True):
         return 1 / (signed / sign_per_s + verified / verify_per_s)
 
 
-CASES = tuple(
-    Case(n, batch, requests, in_flight, crashed)
-    for n in (4, 7)
-    for batch, requests, in_flight in ((1, 1_500 if n == 4 else 500, 16), (100, 10_000, 800))
-    for crashed in ("nobody", "backup", "primary")
+CASES = (
+    *(
+        Case(n, batch, requests, in_flight, crashed)
+        for n, batch, requests, in_flight in (
+            (4, 1, 1_500, 16),
+            (4, 100, 10_000, 800),
+            (7, 1, 600, 16),
+            (7, 100, 5_000, 800),
+        )
+        for crashed in ("nobody", "backup", "primary")
+    ),
+    Case(4, 1, 1_500, 16, disk=True),
+    Case(4, 100, 10_000, 800, disk=True),
 )
 
 
@@ -111,8 +122,7 @@ async def order(case: Case, directory: Path) -> Measured:
                 "view_timeout_ms": 4_000,
             }
         )
-        load = OrderingLoad(group, case.in_flight)
-        await load.resume_chains()
+        load = await group.load(case.in_flight)
         if case.crashed != "nobody":
             await load.run(case.in_flight)
             await group.crash(group.replicas[0 if case.crashed == "primary" else -1])
@@ -145,16 +155,12 @@ async def _measure(case: Case, load: OrderingLoad) -> Measured:
     )
 
 
-def journal_directory() -> Path | None:
-    """A directory in memory for journals, if there is one."""
-    return MEMORY_DISK if MEMORY_DISK.is_dir() else None
-
-
-def measure(cases: tuple[Case, ...], run: Run) -> Iterator[Figure]:
-    """The figures of all cases, each with its journals in memory."""
-    for case in cases:
-        with tempfile.TemporaryDirectory(prefix="mabeam-bench-", dir=journal_directory()) as path:
-            yield from figures(case, run(order(case, Path(path))))
+def measure(run: Run, scratch: Path) -> Iterator[Figure]:
+    """The figures of all cases; ``scratch`` is a directory on disk."""
+    for case in CASES:
+        parent = scratch if case.disk or not MEMORY_DISK.is_dir() else MEMORY_DISK
+        with tempfile.TemporaryDirectory(prefix="mabeam-bench-", dir=parent) as directory:
+            yield from figures(case, run(order(case, Path(directory))))
 
 
 def figures(case: Case, measured: Measured) -> Iterator[Figure]:
@@ -183,14 +189,3 @@ def figures(case: Case, measured: Measured) -> Iterator[Figure]:
     yield Figure(f"{case.name}: p99", percentile(measured.latencies, 99) * 1e3, "ms")
     appends = (measured.appends - measured.requests) / measured.slots
     yield Figure(f"{case.name}: appends a slot", appends, "", aim=f"{2 * case.alive}")
-
-
-if __name__ == "__main__":
-    import sys
-
-    from .main import run_fast
-    from .result import table
-
-    wanted = [CASES[int(i)] for i in sys.argv[1:]] or CASES
-    for f in measure(tuple(wanted), run_fast):
-        print(table("", [f]))

@@ -14,11 +14,11 @@ import msgspec
 from ...core.bus.jetstream import connect
 from ..home import OPERATOR, Home
 from ..local import LocalDeployment
-from . import appending, coordinating, projecting
+from . import appending, byzantine, coordinating, projecting
 from .result import Figure, table
 
 Result = TypeVar("Result")
-SECTIONS = ("append", "project", "coordinate", "memory")
+SECTIONS = ("append", "project", "byzantine", "coordinate", "memory")
 
 
 def run_fast(work: Coroutine[Any, Any, Result]) -> Result:
@@ -61,6 +61,8 @@ def measure(
         yield "append", measure_append(scratch / "append", events)
     if "project" in sections:
         yield "project", projecting.measure(scratch / "project", max(5_000, events // 5))
+    if "byzantine" in sections:
+        yield "byzantine", list(byzantine.measure(run_fast, scratch))
     if "coordinate" in sections or "memory" in sections:
         deployment = coordinating.start(scratch / "coordinate")
         try:

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from contextlib import aclosing
 
 import msgspec
 
+from ...core.author import Author
 from ...core.envelope import Event, decode_event
-from ...core.log import Record, Submission
-from ...core.memory_transport import MemoryTransport
-from ...protocols.byzantine.events import CommitSent, PrePrepareSent, RequestSubmitted
-from ...protocols.tolerance import replica_quorum
-from .replica_group import NODE, SERVICE, ReplicaGroup
+from ...core.log import EventLog, Record, Submission
+from ...protocols.byzantine.events import REQUEST, CommitSent, PrePrepareSent, RequestSubmitted
 
-REQUEST = "byzantine.request_submitted"
+SERVICE = "service"
+"""Id of the coordination."""
+
 CHUNK = 100
 """Requests sent in one append."""
 
@@ -32,7 +33,10 @@ class OrderingLoad:
     """Keeps a number of requests in flight.
 
     Args:
-        group: the service.
+        log: where the service runs.
+        epoch: of the service.
+        authors: its clients.
+        quorum: commits that make a certificate.
         in_flight: requests sent and not committed, over all clients.
 
     Attributes:
@@ -41,16 +45,18 @@ class OrderingLoad:
         latencies: seconds from signing to seeing the commit certificate.
     """
 
-    def __init__(self, group: ReplicaGroup, in_flight: int) -> None:
+    def __init__(
+        self, log: EventLog, epoch: bytes, authors: Sequence[Author], quorum: int, in_flight: int
+    ) -> None:
         self.committed = 0
         self.appends: dict[str, int] = {}
         self.latencies: list[float] = []
         self._in_flight = in_flight
-        self._epoch = group.epoch
-        self._log = MemoryTransport(group.broker).log
-        self._authors = [group.author(id) for id in group.clients]
-        self._numbers = [0] * len(self._authors)
-        self._quorum = replica_quorum(len(group.replicas), (len(group.replicas) - 1) // 3)
+        self._epoch = epoch
+        self._log = log
+        self._authors = authors
+        self._numbers = [0] * len(authors)
+        self._quorum = quorum
         self._sent = 0
         self._sent_at: dict[bytes, float] = {}
         self._position = 0
@@ -70,7 +76,7 @@ class OrderingLoad:
         for record in await self._log.read(SERVICE):
             event = decode_event(record.wire)
             author = names.get(event.header.author)
-            if author is not None:
+            if author is not None and event.header.coordination == SERVICE:
                 author.resume(SERVICE, event.header.author_seq + 1, event.id, event.header.at_ns)
 
     async def run(self, requests: int) -> float:
@@ -101,17 +107,19 @@ class OrderingLoad:
     async def _send(self, count: int) -> None:
         while count > 0:
             chunk = [self._request() for _ in range(min(count, CHUNK))]
-            await self._log.append_many([Submission(each, "pub", NODE) for each in chunk])
+            submissions = [Submission(event, "pub", author.node) for event, author in chunk]
+            await self._log.append_many(submissions)
             count -= len(chunk)
 
-    def _request(self) -> Event:
+    def _request(self) -> tuple[Event, Author]:
         which = self._sent % len(self._authors)
         self._sent += 1
         self._numbers[which] += 1
         body = RequestSubmitted(self._numbers[which], {"add": self._sent})
-        event = self._authors[which].sign(SERVICE, self._epoch, REQUEST, body)
+        author = self._authors[which]
+        event = author.sign(SERVICE, self._epoch, REQUEST, body)
         self._sent_at[event.id] = time.perf_counter()
-        return event
+        return event, author
 
     async def _follow(self) -> None:
         async with aclosing(self._log.follow(SERVICE, self._position)) as records:

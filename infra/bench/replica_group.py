@@ -26,16 +26,22 @@ from ...core.memory_transport import MemoryBroker, MemoryTransport
 from ...core.names import REGISTRY, ROOT_AUTHOR
 from ...core.telemetry import NoTelemetry
 from ...protocols import PROTOCOLS
+from ...protocols.tolerance import replica_quorum
+from .ordering_load import SERVICE, OrderingLoad
 
 NODE = "bench"
 COORDINATOR = "coordinator"
-SERVICE = "service"
 START_TIMEOUT_S = 30
 PROTOCOL = "byzantine_consensus"
 
 
 class Replica(Agent):
     """Has no opinion of its own: in ``service`` mode replicas only order."""
+
+
+def make_replica() -> Replica:
+    """What ``mabeam agent run`` calls."""
+    return Replica()
 
 
 class ReplicaGroup:
@@ -79,6 +85,15 @@ class ReplicaGroup:
         await self._until(lambda: all(self._is_following(host) for host in hosts))
         self.epoch = (await client.read(SERVICE)).epoch
         await self.crash(COORDINATOR)
+
+    async def load(self, in_flight: int) -> OrderingLoad:
+        """The clients of the open service."""
+        authors = [self.author(id) for id in self.clients]
+        count = len(self.replicas)
+        quorum = replica_quorum(count, (count - 1) // 3)
+        load = OrderingLoad(self._transport().log, self.epoch, authors, quorum, in_flight)
+        await load.resume_chains()
+        return load
 
     def author(self, id: str) -> Author:
         """A signer for an admitted id."""
