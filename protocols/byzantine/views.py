@@ -130,9 +130,10 @@ class ViewBook:
         check, start = check_new_view(self._store.get, self._group, body)
         if check.fault:
             self.invalid[event.id] = event
-            self._missing.pop(event.id, None)
-        else:
+        if check.missing and not check.fault:
             self._missing[event.id] = check.missing
+        else:
+            self._missing.pop(event.id, None)
         return check, start
 
     def lacks(self, event_id: bytes) -> bool:
