@@ -38,6 +38,7 @@ class OrderingLoad:
         authors: its clients.
         quorum: commits that make a certificate.
         in_flight: requests sent and not committed, over all clients.
+        operations: operations in one request.
 
     Attributes:
         committed: requests committed.
@@ -46,12 +47,19 @@ class OrderingLoad:
     """
 
     def __init__(
-        self, log: EventLog, epoch: bytes, authors: Sequence[Author], quorum: int, in_flight: int
+        self,
+        log: EventLog,
+        epoch: bytes,
+        authors: Sequence[Author],
+        quorum: int,
+        in_flight: int,
+        operations: int = 1,
     ) -> None:
         self.committed = 0
         self.appends: dict[str, int] = {}
         self.latencies: list[float] = []
         self._in_flight = in_flight
+        self._operations = operations
         self._epoch = epoch
         self._log = log
         self._authors = authors
@@ -115,7 +123,7 @@ class OrderingLoad:
         which = self._sent % len(self._authors)
         self._sent += 1
         self._numbers[which] += 1
-        body = RequestSubmitted(self._numbers[which], {"add": self._sent})
+        body = RequestSubmitted(self._numbers[which], [{"add": self._sent}] * self._operations)
         author = self._authors[which]
         event = author.sign(SERVICE, self._epoch, REQUEST, body)
         self._sent_at[event.id] = time.perf_counter()

@@ -86,12 +86,14 @@ class ReplicaGroup:
         self.epoch = (await client.read(SERVICE)).epoch
         await self.crash(COORDINATOR)
 
-    async def load(self, in_flight: int) -> OrderingLoad:
+    async def load(self, in_flight: int, operations: int = 1) -> OrderingLoad:
         """The clients of the open service."""
         authors = [self.author(id) for id in self.clients]
         count = len(self.replicas)
         quorum = replica_quorum(count, (count - 1) // 3)
-        load = OrderingLoad(self._transport().log, self.epoch, authors, quorum, in_flight)
+        load = OrderingLoad(
+            self._transport().log, self.epoch, authors, quorum, in_flight, operations
+        )
         await load.resume_chains()
         return load
 
