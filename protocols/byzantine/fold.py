@@ -28,7 +28,7 @@ from .events import (
     VIEW_CHANGE,
 )
 from .execution import Executed
-from .slots import Proposal, SlotFold
+from .slots import Proposal, Signed, SlotFold
 from .view_change import Plan
 
 
@@ -100,20 +100,24 @@ class ByzantineFold(SlotFold):
                 evidence=(twice.id, event.id),
             )
 
-    def _second(self, event: LogEvent) -> LogEvent | None:
+    def _second(self, event: LogEvent) -> Signed | None:
         """An earlier event under the same uniqueness key with different content (COM-17)."""
         header = event.event.header
         fields = _UNIQUE.get(header.type)
         if fields is None:
             return None
         key = (header.author, header.type, fields(event.content))
-        first = self._signed_before.get(key) or self._signed.setdefault(key, event)
-        if first is event or first.event.header.body_sha256 == header.body_sha256:
+        first = self._signed_before.get(key) or self._signed.get(key)
+        if first is None:
+            kept = event if self.keeps_history else None
+            self._signed[key] = Signed(event.event.id, header.body_sha256, kept)
             return None
-        if self.keeps_history:
-            names = UNIQUENESS[header.type]
-            values = (getattr(event.content, name) for name in names)
-            self.equivocations.setdefault((header.author, header.type, *values), (first, event))
+        if first.body_sha256 == header.body_sha256:
+            return None
+        if first.event is not None:
+            values = (getattr(event.content, name) for name in UNIQUENESS[header.type])
+            pair = first.event, event
+            self.equivocations.setdefault((header.author, header.type, *values), pair)
         return first
 
     def _judge_again(self, event: LogEvent) -> None:

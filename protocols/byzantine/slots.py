@@ -47,6 +47,14 @@ class Proposal(msgspec.Struct, frozen=True):
     request_ids: tuple[bytes, ...]
 
 
+class Signed(msgspec.Struct, frozen=True):
+    """What was first signed under a uniqueness key; the event itself only where history is kept."""
+
+    id: bytes
+    body_sha256: bytes
+    event: LogEvent | None
+
+
 def frozen_config(context: Context) -> ByzantineConfig:
     """The parameters in force.
 
@@ -93,8 +101,8 @@ class SlotFold(Machine):
         self.decided_at: int | None = None
         self.now = 0
         self.chains: dict[str, AuthorChain] = {}
-        self._signed: dict[tuple[Any, ...], LogEvent] = {}
-        self._signed_before: dict[tuple[Any, ...], LogEvent] = {}
+        self._signed: dict[tuple[Any, ...], Signed] = {}
+        self._signed_before: dict[tuple[Any, ...], Signed] = {}
         self._signed_since = 0
         self._view_changes: dict[int, list[bytes]] = {}
         self._held: dict[int, list[LogEvent]] = {}
