@@ -28,6 +28,9 @@ from .kernel_events import (
 from .machine import TERMINAL_KEY, Append, Context, Intent, LogEvent, Machine, Protocols
 
 MachineRole = Literal["coordinator", "participant"]
+RECENT_EVENTS = 4096
+"""Events per author that a participant remembers for its chains; other roles remember all."""
+
 DECIDED = "coordination.decided"
 FAILED = "coordination.failed"
 DEADLINE = "deadline.passed"
@@ -85,7 +88,7 @@ class Coordination:
         self.cancel: LogEvent | None = None
         self.machine: Machine | None = None
         self.context: Context | None = None
-        self.chains = ChainBook()
+        self.chains = ChainBook(RECENT_EVENTS if role == "participant" else None)
         self.events = 0
         self.last_control = 0
         self.epoch = b""
@@ -194,17 +197,18 @@ class Coordination:
 
     def _fold(self, event: LogEvent) -> None:
         header = event.event.header
-        cancels = event.type == "coordination.cancel_requested" and not header.epoch
-        if header.epoch != self.epoch and not cancels:  # a cancel may cross the opening
+        if header.epoch != self.epoch and (
+            header.epoch or header.type != "coordination.cancel_requested"
+        ):  # a cancel may cross the opening
             raise PeerProtocolError(
                 "wrong_epoch",
                 f"epoch {header.epoch.hex()[:12] or 'none'}, in force is "
                 f"{self.epoch.hex()[:12] or 'none'}",
             )
-        step = _STEPS.get(event.type)
+        step = _STEPS.get(header.type)
         if step is not None:
             step(self, event)
-        elif event.type in self._domain_types:
+        elif header.type in self._domain_types:
             self._apply_domain(event)
         else:
             raise PeerProtocolError("wrong_phase", f"{event.type} does not belong here now")
@@ -276,8 +280,9 @@ class Coordination:
         self._domain_types = {kind.name: kind for kind in types}
 
     def _apply_domain(self, event: LogEvent) -> None:
-        kind = self._domain_types[event.type]
-        takes_part = event.author in self._participants or kind.open_to_clients
+        header = event.event.header
+        kind = self._domain_types[header.type]
+        takes_part = header.author in self._participants or kind.open_to_clients
         if "pub" not in kind.classes or not takes_part:
             if "ctl" not in kind.classes:
                 raise PeerProtocolError(

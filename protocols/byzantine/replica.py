@@ -53,7 +53,7 @@ from .fold import ByzantineFold
 from .recomputation import cited_slots
 from .requests import Request
 from .slots import Proposal
-from .view_change import new_view_body
+from .view_change import Plan, new_view_body
 
 MAX_DOUBLINGS = 16
 """View timeouts stop doubling here: 15 s have become 11 days."""
@@ -90,7 +90,12 @@ class VerdictReply(msgspec.Struct, frozen=True):
 
 
 class ByzantineReplica(ByzantineFold):
-    """The machine of one replica; with an author that is none, it only watches."""
+    """The machine of one replica; with an author that is none, it only watches.
+
+    It forgets what is settled: evidence and outcomes are the observer's business.
+    """
+
+    keeps_history = False
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -104,6 +109,8 @@ class ByzantineReplica(ByzantineFold):
         self._endorsed: set[bytes] = set()
         self._refused: set[bytes] = set()
         self._muted = False
+        self._unvoted: dict[int, None] = {}  # accepted in this view, own commit not signed yet
+        self._uncovered: dict[int, int] = {}  # own commits whose certificate is not at hand
         self._intents: tuple[Intent, ...] | None = None
 
     # Folding ------------------------------------------------------------------------------------
@@ -121,14 +128,18 @@ class ByzantineReplica(ByzantineFold):
         kind, content = event.type, event.content
         if kind == PREPARE:
             self._prepares.add((content.view, content.sequence))
-            self._endorsed.add(content.batch_digest)
+            self._endorse(content.batch_digest)
         elif kind == COMMIT:
             view = self._commits.get(content.sequence, 0)
             self._commits[content.sequence] = max(view, content.view)
+            if not self._covers(content.sequence, content.view):
+                self._uncovered[content.sequence] = self._commits[content.sequence]
+            if content.view >= self.views.view:
+                self._unvoted.pop(content.sequence, None)
         elif kind == PRE_PREPARE:
             highest = self._proposed.get(content.view, 0)
             self._proposed[content.view] = max(highest, content.sequence)
-            self._endorsed.add(content.batch_digest)
+            self._endorse(content.batch_digest)
         elif kind == CHECKPOINT:
             self._checkpoints = max(self._checkpoints, content.sequence)
         elif kind == VIEW_CHANGE:
@@ -140,9 +151,22 @@ class ByzantineReplica(ByzantineFold):
         elif kind == DEADLINE_PASSED and content.name == OVERALL:
             self._muted = True
 
+    def _endorse(self, digest: bytes) -> None:
+        if self.config.mode == "single":  # a service asks nobody
+            self._endorsed.add(digest)
+
+    def _accept(self, sequence: int, proposal: Proposal) -> None:
+        self._unvoted[sequence] = None
+        super()._accept(sequence, proposal)
+
+    def _enter(self, view: int, event: LogEvent, start: Plan) -> None:
+        self._unvoted.clear()
+        super()._enter(view, event, start)
+
     def _collect(self) -> None:
         super()._collect()
         stable = self.checkpoints.stable
+        self._unvoted = {s: None for s in self._unvoted if s > stable}
         self._commits = {s: view for s, view in self._commits.items() if s > stable}
         self._prepares = {key for key in self._prepares if key[1] > stable}
 
@@ -211,7 +235,8 @@ class ByzantineReplica(ByzantineFold):
         if self.executor.executed < self.views.floor:
             return  # BYZ-18: first catch up with the checkpoint the view starts from
         leads = self.group.primary(view) == self._me
-        for sequence, proposal in self.accepted.items():
+        for sequence in self._unvoted:
+            proposal = self.accepted[sequence]
             if not leads and (view, sequence) not in self._prepares:
                 yield from self._prepare(view, sequence, proposal)
             entry = self.prepared.get(sequence)
@@ -289,8 +314,8 @@ class ByzantineReplica(ByzantineFold):
             return [], False
         batch: list[Request] = []
         size = 0
-        for request in self.requests.pending():
-            if request.id in self._slot_of or self._is_refused(request):
+        for request in self.requests.pending(self._slot_of):
+            if self._is_refused(request):
                 continue
             size += request.size
             if batch and size > self.config.batch_max_bytes:
@@ -309,13 +334,14 @@ class ByzantineReplica(ByzantineFold):
 
     def _leave(self, new_view: int) -> Iterator[Append]:
         """The view change, unless something signed earlier is not folded yet (BYZ-13)."""
-        stable = self.checkpoints.stable
-        entries = tuple(
-            self.prepared[sequence]
-            for sequence in sorted(self.prepared)
-            if stable < sequence <= stable + self.group.window
-        )
-        if all(self._covers(sequence, view) for sequence, view in self._commits.items()):
+        self._uncovered = {s: v for s, v in self._uncovered.items() if not self._covers(s, v)}
+        if not self._uncovered:
+            stable = self.checkpoints.stable
+            entries = tuple(
+                self.prepared[sequence]
+                for sequence in sorted(self.prepared)
+                if stable < sequence <= stable + self.group.window
+            )
             body = ViewChangeSent(new_view, stable, self.checkpoints.proof, entries)
             yield self._once(VIEW_CHANGE, ("view_change", new_view), body)
 

@@ -83,10 +83,9 @@ class DecidedOrder:
 
     def take(self) -> Iterator[LogEvent]:
         """What has been ordered since the last call, at its position in decided order."""
-        log = self.group.executor.log
-        while self._executed < len(log):
-            slot = log[self._executed]
-            self._executed += 1
+        executor = self.group.executor
+        fresh, self._executed = executor.executed - self._executed, executor.executed
+        for slot in executor.log[len(executor.log) - fresh :]:
             for request_id in slot.requests:
                 event = self._submitted.pop(request_id)
                 if event.type == DEADLINE_PASSED and not self._is_due(event):
