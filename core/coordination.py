@@ -157,6 +157,8 @@ class Coordination:
             return (ending,) if ending is not None and ending.type == DECIDED else ()
         if self.cancel is None or self.role != "coordinator" or _terminal_of(machine_intents):
             return machine_intents
+        if self.is_ordered:  # the cancel is ordered like any request, and counts if it comes first
+            return machine_intents
         body = CoordinationCancelled(self.cancel.content.reason)
         return (Append(TERMINAL_KEY, "coordination.cancelled", body, (self.cancel.id,)),)
 
@@ -278,6 +280,8 @@ class Coordination:
         self._participants = participants
         types = (*spec.event_types, *(spec.ordering_types if self.is_ordered else ()))
         self._domain_types = {kind.name: kind for kind in types}
+        if self.cancel is not None and self.is_ordered:
+            self.machine.apply(self.cancel)
 
     def _apply_domain(self, event: LogEvent) -> None:
         header = event.event.header
@@ -349,6 +353,8 @@ class Coordination:
             raise PeerProtocolError("already_decided", "the result is irreversible")
         if self.cancel is None:
             self.cancel = event
+        if self.machine is not None and self.is_ordered:
+            self.machine.apply(event)
 
     def _apply_input_rejected(self, event: LogEvent) -> None:
         self._require_claimant(event)

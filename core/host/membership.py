@@ -217,7 +217,7 @@ class Membership:
             self._folded.discard(record.wire)
             return
         event = self._registry.admit(record)
-        if event is None or event.event.header.epoch != self.coordination.epoch:
+        if event is None or not self._is_of_here(event):
             return
         self._quiet_until = self._loop.time() + QUIET_S
         age_s = max(0.0, (self._clock_ns() - record.stored_ns) / 1e9) if is_history else 0.0
@@ -227,6 +227,12 @@ class Membership:
         except Exception as error:  # a bug of the machine: this membership must not sign any more
             self._failure = self._failure or error
         self._moved.set()
+
+    def _is_of_here(self, event: LogEvent) -> bool:
+        """Whether it belongs to this configuration; a cancel may have been signed before it."""
+        epoch = event.event.header.epoch
+        early_cancel = event.type == "coordination.cancel_requested" and not epoch
+        return early_cancel or epoch == self.coordination.epoch
 
     def _apply(self, event: LogEvent) -> None:
         try:
@@ -429,10 +435,7 @@ class Membership:
         assert machine is not None
         if announced is None:
             return False
-        is_cancelled = (
-            announced.type == "coordination.cancelled" and coordination.cancel is not None
-        )
-        if not (machine.is_done() or is_cancelled):
+        if not machine.is_done():
             return False
         if self._done_at is None:
             self._done_at = self._loop.time() + LINGER_S

@@ -15,6 +15,7 @@ from ...core.errors import PeerProtocolError
 from ...core.machine import LogEvent
 from .chains import AuthorChain
 from .events import (
+    CANCEL,
     CHECKPOINT,
     COMMIT,
     DEADLINE_PASSED,
@@ -27,7 +28,6 @@ from .events import (
     UNIQUENESS,
     VIEW_CHANGE,
 )
-from .execution import Executed
 from .slots import Proposal, Signed, SlotFold
 from .view_change import Plan
 
@@ -36,10 +36,6 @@ class ByzantineFold(SlotFold):
     """State that follows from events alone; roles add what they would do."""
 
     # Reading ------------------------------------------------------------------------------------
-
-    def first(self) -> Executed | None:
-        """The first executed slot with a request in it."""
-        return next((each for each in self.executor.log if each.requests), None)
 
     def phase(self) -> str:
         """``active``, ``changing``, ``decided`` or ``halted``."""
@@ -88,7 +84,7 @@ class ByzantineFold(SlotFold):
         if handler is None:
             self._judge_again(event)
             return
-        if author not in self._members and kind not in (DEADLINE_PASSED, REQUEST):
+        if author not in self._members and kind not in _FROM_OUTSIDE:
             raise PeerProtocolError("not_participant", f"{author} is no replica")
         twice = self._second(event)
         handler(self, event)
@@ -234,6 +230,7 @@ class ByzantineFold(SlotFold):
         self.refusals[event.author] = event.content.reason
 
 
+_FROM_OUTSIDE = frozenset({CANCEL, DEADLINE_PASSED, REQUEST})
 _UNIQUE = {kind: attrgetter(*fields) for kind, fields in UNIQUENESS.items()}
 
 _HANDLERS: dict[str, Callable[[ByzantineFold, LogEvent], None]] = {
@@ -246,4 +243,5 @@ _HANDLERS: dict[str, Callable[[ByzantineFold, LogEvent], None]] = {
     NEW_VIEW: ByzantineFold._on_new_view,
     DEADLINE_PASSED: ByzantineFold._on_deadline,
     REFUSED: ByzantineFold._on_refused,
+    CANCEL: ByzantineFold._on_cancel,
 }

@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from ...core.errors import UsageError
-from ...core.kernel_events import Body, DeadlinePassed
+from ...core.kernel_events import Body, CancelRequested, DeadlinePassed
 from ...core.machine import After, Append, Ask, AskFailed, Context, Intent, LogEvent
 from .digests import batch_digest, operation_digest
 from .events import (
@@ -263,6 +263,9 @@ class ByzantineReplica(ByzantineFold):
             yield vote
         request = self.requests.get(batch[0]) if batch else None
         if request is None or digest in self._refused:
+            return
+        if isinstance(request.operation, CancelRequested):  # the requester's right, not a question
+            yield vote
             return
         question = ProposalRequest(
             request.operation,

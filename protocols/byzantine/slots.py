@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from ...core.errors import PeerProtocolError
+from ...core.kernel_events import CancelRequested
 from ...core.machine import Context, LogEvent, Machine
 from .certificates import EventStore
 from .chains import AuthorChain
@@ -30,8 +31,8 @@ from .checkpoints import CheckpointBook
 from .config import frozen_config, group_in
 from .digests import batch_digest
 from .events import PreparedEntry, PrePrepareSent
-from .execution import Executor
-from .requests import REQUESTER, Request, RequestPool
+from .execution import Executed, Executor
+from .requests import REQUESTER, Request, RequestPool, numbered
 from .views import ViewBook
 from .votes import VoteBook
 
@@ -86,6 +87,7 @@ class SlotFold(Machine):
         self.productive_view = 0
         self.due_checkpoints: dict[int, bytes] = {}
         self.decided_at: int | None = None
+        self.deciding: Executed | None = None
         self.now = 0
         self.chains: dict[str, AuthorChain] = {}
         self._signed: dict[tuple[Any, ...], Signed] = {}
@@ -262,9 +264,28 @@ class SlotFold(Machine):
                 self.productive_view = self.views.view
             if done.sequence % self.group.interval == 0:
                 self.due_checkpoints[done.sequence] = done.root
-            if self.decided_at is None and done.requests and self.config.mode == "single":
-                self.decided_at = event.sequence
+            if self.decided_at is None and self._decides(done):
+                self.decided_at, self.deciding = event.sequence, done
         self._rotate()
+
+    def _decides(self, done: Executed) -> bool:
+        """Whether this slot ends it: the first operation of all, or the cancel of a service."""
+        if self.config.mode == "single":
+            return bool(done.requests)
+        return self.cancel_in(done) is not None
+
+    def cancel_in(self, done: Executed) -> CancelRequested | None:
+        """The cancel that took effect in this slot, if one did (BYZ-25)."""
+        single = self.config.mode == "single"
+        for request_id in done.requests[:1] if single else done.requests:
+            operation = self.executor.operation(request_id)
+            if isinstance(operation, CancelRequested):
+                return operation
+        return None
+
+    def _on_cancel(self, event: LogEvent) -> None:
+        """The requester's cancel is ordered like any request; the kernel has checked who asks."""
+        self.submit(event, *numbered(event), event.content)
 
     def _rotate(self) -> None:
         """A planned view change every M slots (``rotation_slots``)."""

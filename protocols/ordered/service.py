@@ -9,7 +9,7 @@ import msgspec
 from ...core.errors import PeerProtocolError
 from ...core.machine import Context, LogEvent, ProofRule
 from ..byzantine.config import ByzantineConfig
-from ..byzantine.events import DEADLINE_PASSED, OVERALL
+from ..byzantine.events import CANCEL, DEADLINE_PASSED, OVERALL
 from ..byzantine.fold import ByzantineFold
 from ..byzantine.requests import numbered
 
@@ -113,7 +113,7 @@ def under_service(rule: ProofRule) -> ProofRule:
 
 
 def is_domain(event: LogEvent, family: str) -> bool:
-    """Whether replicas order it: the protocol's own events and its deadlines."""
+    """Whether replicas order it: the protocol's own events, its deadlines and the cancel."""
     if event.type == DEADLINE_PASSED:
         return bool(event.content.name != OVERALL)
-    return event.type.startswith(f"{family}.")
+    return event.type == CANCEL or event.type.startswith(f"{family}.")
