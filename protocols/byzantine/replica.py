@@ -7,7 +7,7 @@ deadline       undecided; signed once, and then nothing else any more (BYZ-22a)
 view change    a provably bad primary, f + 1 others ahead, a planned rotation; else after the timer
 pre-prepare    primary of the active view, a batch is full or its delay is over
 prepare        backup, proposal accepted; in ``single`` mode the agent's own code agrees first
-commit         prepare certificate of the active view
+commit         prepare certificate of the active view; the agent agrees here too
 checkpoint     every K-th slot executed
 NEW-VIEW       primary of the view moved to, q valid view changes with its own (BYZ-17)
 ============== ===================================================================================
@@ -132,6 +132,7 @@ class ByzantineReplica(ByzantineFold):
         elif kind == COMMIT:
             view = self._commits.get(content.sequence, 0)
             self._commits[content.sequence] = max(view, content.view)
+            self._endorse(content.batch_digest)
             if not self._covers(content.sequence, content.view):
                 self._uncovered[content.sequence] = self._commits[content.sequence]
             if content.view >= self.views.view:
@@ -243,7 +244,8 @@ class ByzantineReplica(ByzantineFold):
             if entry is not None and entry.view == view and self._commits.get(sequence, -1) < view:
                 body = CommitSent(view, sequence, entry.batch_digest)
                 key = ("commit", view, sequence)
-                yield self._once(COMMIT, key, body, entry.proposal_id, self.views.standing)
+                vote = self._once(COMMIT, key, body, entry.proposal_id, self.views.standing)
+                yield from self._judged(vote, view, sequence, entry.batch_digest)
 
     def _prepare(self, view: int, sequence: int, proposal: Proposal) -> Iterator[Intent]:
         body = PrepareSent(view, sequence, proposal.digest)

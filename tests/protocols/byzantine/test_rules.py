@@ -131,7 +131,7 @@ def test_a_prepare_by_the_primary_adds_nothing() -> None:
     bench = Bench()
     bench.apply(bench.propose())
     bench.fold("r0", PREPARE, PrepareSent(0, 1, A))
-    bench.fold("r1", PREPARE, PrepareSent(0, 1, A))
+    bench.fold("r3", PREPARE, PrepareSent(0, 1, A))  # its own
     assert ("commit", 0, 1) not in bench.wishes()
 
 
