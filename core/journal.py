@@ -16,7 +16,9 @@ import asyncio
 import errno
 import os
 import struct
+import sys
 import zlib
+from collections.abc import Container
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,6 +28,9 @@ from .envelope import Event, decode_event
 from .errors import MabeamError, SignOnceError
 from .machine import Key
 from .telemetry import logger
+
+if sys.platform != "win32":
+    import fcntl
 
 _log = logger("agent")
 
@@ -40,12 +45,20 @@ class JournalError(MabeamError):
     code = "journal"
 
 
+class JournalInUseError(JournalError):
+    """Another process has the journal open."""
+
+    code = "journal_in_use"
+    exit_code = 5
+
+
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """What is kept under one key.
 
     Attributes:
         wire: the signed event.
-        answer: the encoded answer of the agent's own code it was derived from, or empty.
+        answer: what it was derived from: the encoded answer of the agent's own code, or for a
+            coordinator's event the last stored record known (:class:`.log.Place`), or empty.
         asked: key of the ``Ask`` that the answer answers; a later step that asks under the same key
             (a reveal after a commit) gets this answer instead of asking again.
     """
@@ -100,11 +113,11 @@ class Journal:
         self._size = 0
         self._is_named = False  # whether the file's name is known to be durable
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._file = _open_locked(path)
         except OSError as error:
             raise JournalError(
                 f"cannot open journal {path}: {error.strerror}",
-                hint="Give the agent a writable state directory.",
+                hint="Give it a writable state directory.",
             ) from None
         try:
             self._recover()
@@ -143,7 +156,7 @@ class Journal:
     def _damaged(self, offset: int) -> JournalError:
         return JournalError(
             f"journal {self.path} is damaged at byte {offset}",
-            hint="Move it away: the agent then stays mute in whatever it may have signed in.",
+            hint="Move it away: its author then stays mute in whatever it may have signed in.",
         )
 
     def _load(self, payload: _Payload, offset: int, length: int) -> None:
@@ -204,6 +217,10 @@ class Journal:
         """Coordinations and keys of this length whose first part is ``first``."""
         return [slot for slot in self._slots if len(slot[1]) == length and slot[1][0] == first]
 
+    def last_slot(self, coordination: str) -> Slot | None:
+        """Where the newest event signed in a coordination is kept."""
+        return self._last.get(coordination)
+
     def last_event(self, coordination: str) -> Event | None:
         """The newest event signed in a coordination, for continuing its chain."""
         slot = self._last.get(coordination)
@@ -236,17 +253,31 @@ class Journal:
                 raise SignOnceError(f"{coordination!r} {key}: another event is being signed")
             await asyncio.shield(durable)
             return
-        payload = _encoder.encode(_Signed(coordination, key, entry, keep_until_ns))
-        if len(payload) > MAX_FRAME_BYTES:
-            raise JournalError(f"an entry of {len(payload)} bytes exceeds {MAX_FRAME_BYTES}")
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        done = self._submit(slot, entry, keep_until_ns)
         self._promised[slot] = entry, done
         if entry.asked:
             self._answers[coordination, entry.asked] = slot
+        await asyncio.shield(done)
+
+    async def prolong(self, slot: Slot, keep_until_ns: int) -> None:
+        """Keep an entry longer than was said when it was written.
+
+        Raises:
+            JournalError: it could not be written.
+        """
+        entry = self.find(*slot)
+        if entry is not None:
+            await asyncio.shield(self._submit(slot, entry, keep_until_ns))
+
+    def _submit(self, slot: Slot, entry: Entry, keep_until_ns: int) -> asyncio.Future[None]:
+        payload = _encoder.encode(_Signed(*slot, entry, keep_until_ns))
+        if len(payload) > MAX_FRAME_BYTES:
+            raise JournalError(f"an entry of {len(payload)} bytes exceeds {MAX_FRAME_BYTES}")
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pending.append((slot, payload, keep_until_ns, done))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())
-        await asyncio.shield(done)
+        return done
 
     async def _flush(self) -> None:
         async with self._writing:
@@ -275,7 +306,7 @@ class Journal:
     def _unwritable(self, error: OSError | RuntimeError) -> JournalError:
         why = getattr(error, "strerror", None) or str(error)
         return JournalError(
-            f"cannot write journal {self.path}: {why}", hint="The agent is mute until it can."
+            f"cannot write journal {self.path}: {why}", hint="It stays mute until it can."
         )
 
     def _write_group(self, payloads: list[bytes]) -> list[tuple[int, int]]:
@@ -298,17 +329,32 @@ class Journal:
 
     # Housekeeping -----------------------------------------------------------------------------
 
-    async def drop_expired(self, now_ns: int) -> set[str]:
+    def expired(self, now_ns: int) -> list[Slot]:
+        """Slots whose entries need not be kept any longer."""
+        return [slot for slot, until in self._keep.items() if until < now_ns]
+
+    def discard(self, slot: Slot) -> None:
+        """Forget one entry, because a newer one says all that must be known."""
+        self._slots.pop(slot, None)
+        self._keep.pop(slot, None)
+        if self._last.get(slot[0]) == slot:
+            del self._last[slot[0]]
+
+    async def drop_expired(self, now_ns: int, spare: Container[Slot] = ()) -> set[str]:
         """Forget entries nobody may act on any more; rewrites the file when most of it is dead.
+
+        Args:
+            now_ns: wall clock.
+            spare: slots to keep all the same.
 
         Returns:
             The coordinations forgotten.
         """
         dropped = set()
-        for slot in [slot for slot, until in self._keep.items() if until < now_ns]:
-            del self._slots[slot], self._keep[slot]
-            self._last.pop(slot[0], None)
-            dropped.add(slot[0])
+        for slot in self.expired(now_ns):
+            if slot not in spare:
+                self.discard(slot)
+                dropped.add(slot[0])
         for asked in [asked for asked, slot in self._answers.items() if slot[0] in dropped]:
             del self._answers[asked]
         live = sum(length + _FRAME.size for _, length in self._slots.values())
@@ -339,6 +385,7 @@ class Journal:
         scratch = self.path.with_suffix(".compact")
         file = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
+            _lock(file, scratch)
             moved, size = self._copy(slots, file)
             os.fsync(file)
             scratch.replace(self.path)
@@ -360,12 +407,54 @@ class Journal:
             moved[slot] = (start, length)
         return moved, size
 
+    async def settle(self) -> None:
+        """Wait until what is being written is durable, or known not to be."""
+        if self._flusher is not None:
+            await asyncio.shield(self._flusher)
+
     async def close(self) -> None:
         """Flush and close."""
-        if self._flusher is not None:
-            await self._flusher
+        await self.settle()
         self._thread.shutdown()
         os.close(self._file)
+
+
+def _open_locked(path: Path) -> int:
+    """Open the file for this process alone; an older file of that name may be replaced meanwhile.
+
+    Raises:
+        JournalInUseError: another process has it.
+    """
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _lock(file, path)
+            if _is_at(file, path):
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: int, path: Path) -> None:
+    """Exclude other processes, where the system can; the lock ends with the process."""
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise JournalInUseError(
+            f"journal {path} is in use by another process",
+            hint="One process signs under one key: end the other one, or give this one its own id.",
+        ) from None
 
 
 def _append_frame(file: int, offset: int, payload: bytes) -> tuple[int, int, int]:

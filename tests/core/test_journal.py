@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,21 @@ HEAD = 12
 FOR_EVER = 2**62
 
 
+_open: dict[Path, Journal] = {}
+
+
 def _journal(directory: Path) -> Journal:
-    return Journal(directory / "a-1.journal", "a-1", KEY.key_id)
+    """The journal, as if the process that had it open before were dead."""
+    path = directory / "a-1.journal"
+    if path in _open:
+        _let_go(_open[path])
+    _open[path] = Journal(path, "a-1", KEY.key_id)
+    return _open[path]
+
+
+def _let_go(journal: Journal) -> None:
+    with suppress(OSError):  # it may be closed
+        fcntl.flock(journal._file, fcntl.LOCK_UN)
 
 
 def _entry(number: int, answer: bytes = b"", option: str = "agree") -> Entry:
@@ -134,6 +149,7 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None
 
 async def test_of_another_author_or_key_is_refused(tmp_path: Path) -> None:
     journal = await _filled(tmp_path)
+    _let_go(journal)
     for author, key_id in (("a-2", KEY.key_id), ("a-1", key_of("a-2").key_id)):
         with pytest.raises(JournalError, match="belongs to 'a-1'"):
             Journal(journal.path, author, key_id)
