@@ -163,23 +163,26 @@ class SignedChains:
         left = REVIEWED
         for slot in self._journal.expired(now_ns):
             name, key = slot
-            if key[0] != _CHAIN or name in self._stored:
+            signed = self.newest(name) if key[0] == _CHAIN else None
+            if signed is None or name in self._stored or self._is_old(signed.event):
                 continue
             if name not in live and left:
                 left -= 1
-                if await self._is_stored(log, name):
+                if await self._is_stored(log, signed.event):
                     continue
                 await self._journal.prolong(slot, now_ns + KEEP_OPEN_S * 10**9)
             spare.add(slot)
         await self._mark()
         self._stored -= await self._journal.drop_expired(now_ns, spare)
 
-    async def _is_stored(self, log: EventLog, coordination: str) -> bool:
-        signed = self.newest(coordination)
+    def _is_old(self, event: Event) -> bool:
+        return self._clock_ns() - event.header.at_ns > KEEP_OPEN_S * 10**9
+
+    async def _is_stored(self, log: EventLog, event: Event) -> bool:
         upto = self.seen.sequence if self.seen is not None else 0
-        return signed is not None and any(
-            record.wire == signed.event.wire and record.sequence <= upto
-            for record in await log.read(coordination)
+        return any(
+            record.wire == event.wire and record.sequence <= upto
+            for record in await log.read(event.header.coordination)
         )
 
     async def _mark(self) -> None:

@@ -158,6 +158,46 @@ async def test_of_another_author_or_key_is_refused(tmp_path: Path) -> None:
     assert journal.path.stat().st_mode & 0o777 == 0o600
 
 
+async def test_two_processes_on_one_file_exclude_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after the file was rewritten, and only as long as the first one lives."""
+    program = """
+        import sys
+        from pathlib import Path
+        from mabeam.core.errors import MabeamError
+        from mabeam.core.journal import Journal
+
+        try:
+            Journal(Path(sys.argv[1]), "a-1", bytes.fromhex(sys.argv[2]))
+        except MabeamError as error:
+            print(error.code)
+            sys.exit(error.exit_code)
+    """
+
+    def second() -> tuple[int, str]:
+        command = [
+            sys.executable,
+            "-c",
+            textwrap.dedent(program),
+            str(journal.path),
+            KEY.key_id.hex(),
+        ]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        return ran.returncode, ran.stdout.strip()
+
+    monkeypatch.setattr(journal_module, "COMPACT_BYTES", 0)
+    journal = await _filled(tmp_path)
+    assert second() == (5, "journal_in_use")
+    await journal.sign_once("old", ("vote", 1), _entry(1, bytes(5000)), 100)
+    before = journal.path.stat().st_ino
+    await journal.drop_expired(101)
+    assert journal.path.stat().st_ino != before
+    assert second() == (5, "journal_in_use")
+    await journal.close()
+    assert second() == (0, "")
+
+
 async def test_many_at_once_share_an_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     journal = await _filled(tmp_path, 0)
     syncs = 0
