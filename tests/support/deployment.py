@@ -77,7 +77,10 @@ class Deployment:
         return key
 
     async def rotate(self, id: str, *roles: Role) -> KeyPair:
-        """Give an id a fresh key."""
+        """Give an id a fresh key and put the journal of the old one aside."""
+        journal = self.directory / f"{id}.journal"
+        if journal.exists():
+            journal.rename(journal.with_suffix(f".{self.keys[id].key_id.hex()}"))
         key = self.keys[id] = KeyPair.generate()
         self._serial += 1
         certificate = Certificate(
