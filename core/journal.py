@@ -16,8 +16,10 @@ import asyncio
 import errno
 import os
 import struct
+import sys
+import time
 import zlib
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,10 +30,17 @@ from .errors import MabeamError, SignOnceError
 from .machine import Key
 from .telemetry import logger
 
+if sys.platform != "win32":
+    import fcntl
+
 _log = logger("agent")
 
 MAX_FRAME_BYTES = 1024 * 1024
 COMPACT_BYTES = 8 * 1024 * 1024
+QUICK_S = 0.0005
+"""A group that is on disk in less than this is written at once: going to another thread and back
+takes longer. Elsewhere a thread waits for the disk."""
+
 _FRAME = struct.Struct(">III")
 
 
@@ -41,12 +50,20 @@ class JournalError(MabeamError):
     code = "journal"
 
 
+class JournalInUseError(JournalError):
+    """Another process has the journal open."""
+
+    code = "journal_in_use"
+    exit_code = 5
+
+
 class Entry(msgspec.Struct, frozen=True, array_like=True):
     """What is kept under one key.
 
     Attributes:
         wire: the signed event.
-        answer: the encoded answer of the agent's own code it was derived from, or empty.
+        answer: what it was derived from: the encoded answer of the agent's own code, or for a
+            coordinator's event the last stored record known (:class:`.log.Place`), or empty.
         asked: key of the ``Ask`` that the answer answers; a later step that asks under the same key
             (a reveal after a commit) gets this answer instead of asking again.
     """
@@ -99,13 +116,14 @@ class Journal:
         self._writing = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._size = 0
+        self._usual_s = QUICK_S  # how long a group takes to be written
         self._is_named = False  # whether the file's name is known to be durable
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._file = _open_locked(path)
         except OSError as error:
             raise JournalError(
                 f"cannot open journal {path}: {error.strerror}",
-                hint="Give the agent a writable state directory.",
+                hint="Give it a writable state directory.",
             ) from None
         try:
             self._recover()
@@ -144,7 +162,7 @@ class Journal:
     def _damaged(self, offset: int) -> JournalError:
         return JournalError(
             f"journal {self.path} is damaged at byte {offset}",
-            hint="Move it away: the agent then stays mute in whatever it may have signed in.",
+            hint="Move it away: its author then stays mute in whatever it may have signed in.",
         )
 
     def _load(self, payload: _Payload, offset: int, length: int) -> None:
@@ -205,6 +223,10 @@ class Journal:
         """Coordinations and keys of this length whose first part is ``first``."""
         return [slot for slot in self._slots if len(slot[1]) == length and slot[1][0] == first]
 
+    def last_slot(self, coordination: str) -> Slot | None:
+        """Where the newest event signed in a coordination is kept."""
+        return self._last.get(coordination)
+
     def last_event(self, coordination: str) -> Event | None:
         """The newest event signed in a coordination, for continuing its chain."""
         slot = self._last.get(coordination)
@@ -258,16 +280,33 @@ class Journal:
         for durable in waits:
             await asyncio.shield(durable)
 
+    async def prolong(self, slot: Slot, keep_until_ns: int) -> None:
+        """Keep an entry longer than was said when it was written.
+
+        Raises:
+            JournalError: it could not be written.
+        """
+        entry = self.find(*slot)
+        if entry is not None:
+            payload = _encoder.encode(_Signed(*slot, entry, keep_until_ns))
+            await asyncio.shield(self._write(((slot, payload),), keep_until_ns))
+
     def _promise(
         self, fresh: dict[Slot, tuple[Entry, bytes]], keep_until_ns: int
     ) -> asyncio.Future[None]:
-        """Hand entries to the next group to be written."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        for slot, (entry, payload) in fresh.items():
+        """Hand new entries to the next group to be written."""
+        done = self._write(((slot, payload) for slot, (_, payload) in fresh.items()), keep_until_ns)
+        for slot, (entry, _) in fresh.items():
             self._promised[slot] = entry, done
             if entry.asked:
                 self._answers[slot[0], entry.asked] = slot
-            self._pending.append((slot, payload, keep_until_ns, done))
+        return done
+
+    def _write(
+        self, payloads: Iterable[tuple[Slot, bytes]], keep_until_ns: int
+    ) -> asyncio.Future[None]:
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._pending += [(slot, payload, keep_until_ns, done) for slot, payload in payloads]
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())
         return done
@@ -280,10 +319,12 @@ class Journal:
         loop = asyncio.get_running_loop()
         while self._pending:
             group, self._pending = self._pending, []
+            payloads = [payload for _, payload, _, _ in group]
             try:
-                places = await loop.run_in_executor(
-                    self._thread, self._write_group, [payload for _, payload, _, _ in group]
-                )
+                if self._usual_s < QUICK_S:
+                    places = self._write_timed(payloads)
+                else:
+                    places = await loop.run_in_executor(self._thread, self._write_timed, payloads)
             except (OSError, RuntimeError) as error:
                 for slot, _, _, done in group:
                     self._promised.pop(slot, None)
@@ -301,8 +342,15 @@ class Journal:
     def _unwritable(self, error: OSError | RuntimeError) -> JournalError:
         why = getattr(error, "strerror", None) or str(error)
         return JournalError(
-            f"cannot write journal {self.path}: {why}", hint="The agent is mute until it can."
+            f"cannot write journal {self.path}: {why}", hint="It stays mute until it can."
         )
+
+    def _write_timed(self, payloads: list[bytes]) -> list[tuple[int, int]]:
+        started = time.perf_counter()
+        try:
+            return self._write_group(payloads)
+        finally:
+            self._usual_s += (time.perf_counter() - started - self._usual_s) / 4
 
     def _write_group(self, payloads: list[bytes]) -> list[tuple[int, int]]:
         """Write frames behind the others, durably; all or none of them."""
@@ -324,17 +372,32 @@ class Journal:
 
     # Housekeeping -----------------------------------------------------------------------------
 
-    async def drop_expired(self, now_ns: int) -> set[str]:
+    def expired(self, now_ns: int) -> list[Slot]:
+        """Slots whose entries need not be kept any longer."""
+        return [slot for slot, until in self._keep.items() if until < now_ns]
+
+    def discard(self, slot: Slot) -> None:
+        """Forget one entry, because a newer one says all that must be known."""
+        self._slots.pop(slot, None)
+        self._keep.pop(slot, None)
+        if self._last.get(slot[0]) == slot:
+            del self._last[slot[0]]
+
+    async def drop_expired(self, now_ns: int, spare: Container[Slot] = ()) -> set[str]:
         """Forget entries nobody may act on any more; rewrites the file when most of it is dead.
+
+        Args:
+            now_ns: wall clock.
+            spare: slots to keep all the same.
 
         Returns:
             The coordinations forgotten.
         """
         dropped = set()
-        for slot in [slot for slot, until in self._keep.items() if until < now_ns]:
-            del self._slots[slot], self._keep[slot]
-            self._last.pop(slot[0], None)
-            dropped.add(slot[0])
+        for slot in self.expired(now_ns):
+            if slot not in spare:
+                self.discard(slot)
+                dropped.add(slot[0])
         for asked in [asked for asked, slot in self._answers.items() if slot[0] in dropped]:
             del self._answers[asked]
         live = sum(length + _FRAME.size for _, length in self._slots.values())
@@ -365,6 +428,7 @@ class Journal:
         scratch = self.path.with_suffix(".compact")
         file = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
+            _lock(file, scratch)
             moved, size = self._copy(slots, file)
             os.fsync(file)
             scratch.replace(self.path)
@@ -386,12 +450,55 @@ class Journal:
             moved[slot] = (start, length)
         return moved, size
 
+    async def settle(self) -> None:
+        """Wait until what is being written is durable, or known not to be."""
+        if self._flusher is not None:
+            await asyncio.shield(self._flusher)
+
     async def close(self) -> None:
         """Flush and close."""
-        if self._flusher is not None:
-            await self._flusher
+        await self.settle()
         self._thread.shutdown()
-        os.close(self._file)
+        file, self._file = self._file, -1
+        os.close(file)
+
+
+def _open_locked(path: Path) -> int:
+    """Open the file for this process alone; an older file of that name may be replaced meanwhile.
+
+    Raises:
+        JournalInUseError: another process has it.
+    """
+    while True:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            _lock(file, path)
+            if _is_at(file, path):
+                return file
+        except BaseException:
+            os.close(file)
+            raise
+        os.close(file)
+
+
+def _is_at(file: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def _lock(file: int, path: Path) -> None:
+    """Exclude other processes, where the system can; the lock ends with the process."""
+    if sys.platform == "win32":
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise JournalInUseError(
+            f"journal {path} is in use by another process",
+            hint="One process signs under one key: end the other one, or give this one its own id.",
+        ) from None
 
 
 def _append_frame(file: int, offset: int, payload: bytes) -> tuple[int, int, int]:

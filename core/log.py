@@ -12,6 +12,7 @@ from typing import Protocol
 import msgspec
 
 from .envelope import Event
+from .hashing import sha256
 from .names import EventClass
 
 
@@ -29,6 +30,31 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     stored_ns: int
     subject: str
     wire: bytes
+
+
+class Place(msgspec.Struct, frozen=True, array_like=True):
+    """A stored record by which the log is known again: if it is there, all before it is.
+
+    Attributes:
+        sequence, stored_ns: as in the record; 0 before the first.
+        digest: SHA-256 of what is stored there.
+    """
+
+    sequence: int = 0
+    stored_ns: int = 0
+    digest: bytes = b""
+
+    @classmethod
+    def of(cls, record: Record) -> Place:
+        """The place of a record."""
+        return cls(record.sequence, record.stored_ns, sha256(record.wire))
+
+    async def is_in(self, log: EventLog) -> bool:
+        """Whether the log still holds the very record."""
+        if self.sequence == 0:
+            return True
+        record = await log.record_at(self.sequence)
+        return record is not None and Place.of(record) == self
 
 
 class Head(msgspec.Struct, frozen=True):

@@ -45,6 +45,7 @@ _COUNTERS: dict[str, tuple[tuple[str, ...], str]] = {
     "requests_answered": (("result",), "Requests the agent's own code answered."),
     "deadlines_passed": (("protocol", "name"), "Deadlines that passed."),
     "sequence_conflicts": ((), "Appends that lost the race for their coordination."),
+    "mute": ((), "Requests left to others: this key may have signed what it does not know."),
     "claims_lost": ((), "Coordinations another coordinator took over."),
     "heartbeats_rejected": ((), "Heartbeats without a good signature."),
     "view_changes": (("protocol",), "View changes."),

@@ -52,7 +52,7 @@ async def persist(work: Callable[[], Awaitable[None]], on_retry: Callable[[], No
 
 
 class _HostService:
-    """What the services of both hosts share: one connection, readiness, restarts."""
+    """What the services of both hosts share: one journal and connection, readiness, restarts."""
 
     kind = ""
 
@@ -61,20 +61,25 @@ class _HostService:
         self._telemetry = telemetry
         self._transport: JetStreamTransport | None = None
         self._registry: RegistryView | None = None
+        self._journal: Journal = wiring.journal()
         telemetry.watch(self._counters)
 
     def _counters(self) -> Counters | None:
         return self._transport.counters if self._transport is not None else None
 
     async def run(self) -> None:
-        """Connect, however long it takes, then work."""
-        transport = self._transport = await self._wiring.connect_patiently()
+        """Connect, however long it takes, then work; closes the journal."""
         try:
-            await persist(
-                lambda: self._run_host(transport), lambda: self._telemetry.count("host_restarts")
-            )
+            transport = self._transport = await self._wiring.connect_patiently()
+            try:
+                await persist(
+                    lambda: self._run_host(transport),
+                    lambda: self._telemetry.count("host_restarts"),
+                )
+            finally:
+                await transport.close()
         finally:
-            await transport.close()
+            await self._journal.close()
 
     async def _run_host(self, transport: JetStreamTransport) -> None:
         raise NotImplementedError
@@ -106,7 +111,7 @@ class CoordinatorService(_HostService):
         self._host: CoordinatorHost | None = None
 
     async def _run_host(self, transport: JetStreamTransport) -> None:
-        host = self._host = self._wiring.coordinator(transport)
+        host = self._host = self._wiring.coordinator(transport, self._journal)
         self._registry = host.registry
         keeping = asyncio.create_task(keep_inboxes(transport, host.registry))
         try:
@@ -139,14 +144,6 @@ class AgentService(_HostService):
         super().__init__(wiring, telemetry)
         self._agent = agent
         self._host: ParticipantHost | None = None
-        self._journal: Journal = wiring.journal()
-
-    async def run(self) -> None:
-        """See :meth:`_HostService.run`; closes the journal."""
-        try:
-            await super().run()
-        finally:
-            await self._journal.close()
 
     async def _run_host(self, transport: JetStreamTransport) -> None:
         host = self._host = self._wiring.participant(transport, self._agent, self._journal)

@@ -128,13 +128,14 @@ class Wiring:
         """The member's sign-once journal."""
         return Journal(self.home.journal_path(self.id), self.id, self.key.key_id)
 
-    def coordinator(self, transport: JetStreamTransport) -> CoordinatorHost:
+    def coordinator(self, transport: JetStreamTransport, journal: Journal) -> CoordinatorHost:
         """The coordinator of this id."""
         return CoordinatorHost(
             self.author(),
             transport,
             PROTOCOLS,
             self.registry(),
+            journal,
             self.telemetry,
             capacity=self.config.capacity,
             progress_s=self.config.lease_ms / 5000,

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 from ..author import Author
-from ..envelope import Event
 from ..errors import LogUnavailableError, MabeamError
+from ..journal import Journal, JournalError
 from ..log import Record
 from ..machine import Protocols
 from ..names import REGISTRY
@@ -23,11 +22,12 @@ from ..transport import RequestDelivery, Transport
 from .health import HealthMonitor
 from .registry import RegistryView
 from .session import Session
+from .signed_chains import SignedChains
 
 _log = logger("coordinator")
 
-MAX_REFUSED = 4096
-"""Coordinations whose refused events are remembered for the case that this one takes them over."""
+TIDY_S = 30.0
+"""How often the journal drops what is over."""
 
 
 class CoordinatorHost:
@@ -38,6 +38,7 @@ class CoordinatorHost:
         transport: its connection.
         protocols: known protocols.
         registry: live view of the registry.
+        journal: its sign-once journal.
         telemetry: where figures go.
         capacity: coordinations run at a time.
         progress_s: how often the log is told that a request is still being worked on, seconds; well
@@ -51,6 +52,7 @@ class CoordinatorHost:
         transport: Transport,
         protocols: Protocols,
         registry: RegistryView,
+        journal: Journal,
         telemetry: Telemetry,
         *,
         capacity: int = 256,
@@ -63,12 +65,12 @@ class CoordinatorHost:
         self.telemetry = telemetry
         self.sessions: dict[str, Session] = {}
         self.position = 0
-        self.health = HealthMonitor(author, transport, registry, telemetry, clock_ns)
+        self.chains = SignedChains(journal, clock_ns)
+        self.health = HealthMonitor(author, transport, registry, telemetry, self.chains, clock_ns)
         self._clock_ns = clock_ns
         self._protocols = protocols
         self._capacity = capacity
         self._progress_s = progress_s
-        self._refused: OrderedDict[str, Event] = OrderedDict()
         self._moved = asyncio.Event()
         self._draining = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -80,6 +82,7 @@ class CoordinatorHost:
             tasks = [
                 group.create_task(self._follow()),
                 group.create_task(self._progress()),
+                group.create_task(self._tidy()),
                 group.create_task(self.health.run()),
             ]
             await self._ready.wait()
@@ -97,10 +100,14 @@ class CoordinatorHost:
     async def _follow(self) -> None:
         head = await self.transport.log.head()
         self.position = head.sequence
+        await self.chains.begin(self.transport.log)
+        if self.chains.lost_ns:
+            _log.error("log_lost_its_tail", extra={"coordinator": self.author.id})
         await self.registry.load(self.transport.log)
-        self.author.resume(REGISTRY, *self.registry.chains.head(self.author.id))
+        self.health.resume()
         self._ready.set()
         async for batch in self.transport.log.follow_all(self.position):
+            self.chains.seen = batch[-1]
             touched = self._route(batch)
             self._moved.set()
             self._moved = asyncio.Event()
@@ -166,7 +173,7 @@ class CoordinatorHost:
             self._protocols,
             self.registry,
             self.telemetry,
-            self._recall(name),
+            self.chains,
             self._clock_ns,
         )
         self.sessions[name] = session
@@ -178,7 +185,6 @@ class CoordinatorHost:
             _log.warning("session_not_begun", extra={"coordination": name, "why": str(error)})
         finally:
             session.stop()  # unless it is over
-            self._remember(name, session.refused)
             self.sessions.pop(name, None)
             self.telemetry.gauge("sessions", len(self.sessions))
         await self._answer(session)
@@ -192,29 +198,26 @@ class CoordinatorHost:
             and "coordinator" in entry.certificate.roles
         )
 
-    def _recall(self, name: str) -> Event | None:
-        """What lost a race in an earlier session; the chain goes on behind it."""
-        event = self._refused.pop(name, None)
-        if event is not None:
-            header = event.header
-            self.author.resume(name, header.author_seq + 1, event.id, header.at_ns)
-        return event
-
-    def _remember(self, name: str, refused: Event | None) -> None:
-        if refused is not None:
-            self._refused[name] = refused
-            if len(self._refused) > MAX_REFUSED:
-                self._refused.popitem(last=False)
-
     async def _begin(self, session: Session) -> None:
         """Give the session what the log holds of its coordination so far."""
         session.hold()
         history = await self.transport.log.read(session.coordination.id)
         while history and history[-1].sequence > self.position:
             await self._moved.wait()  # the registry must be known as far as the history
+        signed = self.chains.newest(session.coordination.id)
+        is_intact = True
+        if signed is not None and not any(each.wire == signed.event.wire for each in history):
+            is_intact = await signed.place.is_in(self.transport.log)
         session.release(history)
-        delivered, request = session.delivery.record.sequence, session.coordination.request
-        if session.position >= delivered and (request is None or request.sequence != delivered):
+        request = session.delivery.record
+        if signed is None and request.stored_ns <= self.chains.lost_ns:
+            session.mute("the log has lost its tail since, and the journal knows nothing of it")
+        is_known = self.chains.knows_all_of(request)
+        session.resume(signed, is_intact=is_intact, is_known=is_known)
+        counts = session.coordination.request
+        if session.position >= request.sequence and (
+            counts is None or counts.sequence != request.sequence
+        ):
             session.dismiss()
         session.advance()
 
@@ -229,6 +232,14 @@ class CoordinatorHost:
             await answer
         except LogUnavailableError as error:  # unanswered, so it comes again
             _log.warning("request_not_answered", extra={"why": str(error)})
+
+    async def _tidy(self) -> None:
+        while True:
+            await asyncio.sleep(TIDY_S)
+            try:
+                await self.chains.tidy(self.transport.log, self.sessions)
+            except (JournalError, LogUnavailableError) as error:  # tried again next time
+                _log.warning("journal_not_tidied", extra={"why": str(error)})
 
     async def _progress(self) -> None:
         """Extend the lease of everything in hand."""

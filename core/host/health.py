@@ -15,12 +15,14 @@ from ..envelope import Event
 from ..errors import AppendRefusedError, LogUnavailableError, SequenceConflictError
 from ..hashing import sha256
 from ..identity import KeyPair
+from ..journal import JournalError
 from ..kernel_events import Health, HealthChanged
 from ..log import Submission
 from ..names import REGISTRY
 from ..telemetry import Telemetry, logger
 from ..transport import Heartbeat, Transport
 from .registry import RegistryView
+from .signed_chains import SignedChains
 
 _log = logger("coordinator")
 
@@ -78,17 +80,29 @@ class HealthMonitor:
         transport: Transport,
         registry: RegistryView,
         telemetry: Telemetry,
+        chains: SignedChains,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._author = author
         self._transport = transport
         self._registry = registry
         self._telemetry = telemetry
+        self._chains = chains
         self._clock_ns = clock_ns
         self._last: dict[str, tuple[float, Heartbeat]] = {}
         self._known: dict[str, tuple[Health, float]] = {}
         self._pending: Event | None = None
         self._since = 0.0
+
+    def resume(self) -> None:
+        """Go on behind what was signed before; what the log lacks of it is sent again first."""
+        signed = self._chains.newest(REGISTRY)
+        if signed is None:
+            return
+        header = signed.event.header
+        self._author.resume(REGISTRY, header.author_seq + 1, signed.event.id, header.at_ns)
+        if self._registry.chains.find(header.author, header.author_seq) is None:
+            self._pending = signed.event
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -161,6 +175,7 @@ class HealthMonitor:
         event = self._pending
         expected = self._registry.control_sequence
         try:
+            await self._chains.record(event)
             appended = await self._transport.log.append(
                 Submission(event, "ctl", self._author.node, expected)
             )
@@ -168,6 +183,9 @@ class HealthMonitor:
             return  # somebody else reported; the next look decides whether more is needed
         except AppendRefusedError as error:
             _log.error("health_refused", extra={"why": str(error), "hint": error.hint})
+            return
+        except JournalError as error:
+            _log.error("not_journalled", extra={"why": str(error), "hint": error.hint})
             return
         except LogUnavailableError as error:
             _log.warning("health_not_reported", extra={"why": str(error)})

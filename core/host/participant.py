@@ -29,6 +29,7 @@ from ..telemetry import Telemetry, logger
 from ..transport import Invitation, InvitationDelivery, Transport
 from .following import Following
 from .registry import RegistryView
+from .signed_chains import SignedChains
 from .slots import EXPIRY_GRACE_MS, decode_answer, encode_answer, expiry_ns, slot_of
 
 _log = logger("agent")
@@ -73,6 +74,7 @@ class ParticipantHost:
         self._following = Following(
             agent, author, transport, protocols, registry, journal, telemetry, clock_ns
         )
+        self._chains = SignedChains(journal, clock_ns)
         self._stored: dict[str, bytes] = {}  # last event of a coordination known to be in the log
         self._draining = asyncio.Event()
 
@@ -96,12 +98,12 @@ class ParticipantHost:
         """Announce the agent, unless the registry already says the same, and settle what the
         journal vouches for.
 
-        A new journal vouches for nothing before its registration; if this key had registered
-        before, its predecessor may have signed in anything opened until now, and the agent stays
-        mute there.
+        If this key had registered before, a new journal vouches for nothing until now: its
+        predecessor may have signed in anything opened, and the agent stays mute there.
         """
         view = self.registry
         await view.load(self.transport.log)
+        await self._resume_registry()
         wanted = AgentRegistered(
             node=self.author.node,
             capabilities=tuple(self.agent.capabilities),
@@ -115,13 +117,26 @@ class ParticipantHost:
                 hint=f"Run: mabeam key admit {self.author.id}",
             )
         known = view.keyring.agent(self.author.id).registered
-        if known == wanted and self.journal.born is not None:
-            return
-        self.author.resume(REGISTRY, *view.chains.head(self.author.id))
-        event = self.author.sign(REGISTRY, b"", "agent.registered", wanted)
-        appended = await self.transport.log.append(Submission(event, "pub", self.author.node))
         if self.journal.born is None:
-            self.journal.begin(appended.sequence if known is not None else 0)
+            head = await self.transport.log.head()
+            self.journal.begin(head.sequence if known is not None else 0)
+        if known != wanted:
+            event = self.author.sign(REGISTRY, b"", "agent.registered", wanted)
+            await self._chains.record(event)
+            await self.transport.log.append(Submission(event, "pub", self.author.node))
+
+    async def _resume_registry(self) -> None:
+        """Continue the chain in the registry; what the log lacks of it is sent again first."""
+        view = self.registry
+        self.author.resume(REGISTRY, *view.chains.head(self.author.id))
+        signed = self._chains.newest(REGISTRY)
+        if signed is None:
+            return
+        event, header = signed.event, signed.event.header
+        self.author.resume(REGISTRY, header.author_seq + 1, event.id, header.at_ns)
+        if view.chains.find(self.author.id, header.author_seq) is None:
+            await self.transport.log.append(Submission(event, "pub", self.author.node))
+            await view.load(self.transport.log)
 
     async def _serve(self) -> None:
         limit = self.agent.max_concurrent

@@ -25,6 +25,7 @@ from ..errors import (
 )
 from ..evidence import fits
 from ..hashing import ZERO32
+from ..journal import JournalError
 from ..kernel_events import (
     CoordinationClaimed,
     CoordinationFailed,
@@ -38,6 +39,7 @@ from ..telemetry import Telemetry, logger
 from ..transport import Invitation, RequestDelivery, Transport
 from .registry import RegistryView
 from .reporting import protocol_of, report_ended, report_started
+from .signed_chains import Signed, SignedChains
 
 _log = logger("coordinator")
 
@@ -67,7 +69,7 @@ class Session:
         finished: whether it is over because the coordination is.
         superseded: whether it is over because the coordination is in other hands, or should be.
         position: last log sequence folded.
-        refused: event that lost a race in this or an earlier session and is in no log yet.
+        refused: event that lost a race, or was signed in an earlier session, and is in no log yet.
     """
 
     def __init__(
@@ -79,7 +81,7 @@ class Session:
         protocols: Protocols,
         registry: RegistryView,
         telemetry: Telemetry,
-        refused: Event | None,
+        chains: SignedChains,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.coordination = Coordination(id, protocols, registry.public_key)
@@ -97,7 +99,9 @@ class Session:
         self._telemetry = telemetry
         self._clock_ns = clock_ns
         self._loop = asyncio.get_running_loop()  # its clock times everything here
-        self.refused = refused
+        self.refused: Event | None = None
+        self._chains = chains
+        self._own_number = -1  # of the last event of this key that the log has shown
         self._sent: dict[bytes, Event] = {}
         self._claims: set[bytes] = set()
         self._appending: asyncio.Task[None] | None = None
@@ -127,6 +131,37 @@ class Session:
         self.take(history)
         self.take(held)
 
+    def resume(self, signed: Signed | None, *, is_intact: bool, is_known: bool) -> None:
+        """Go on behind what was signed here before; after :meth:`release`, before anything else.
+
+        What the log lacks is sent again if it followed from nothing that is lost. Otherwise its
+        number stays empty: a gap says that the log lost something, and accuses nobody.
+
+        Args:
+            signed: the newest event the journal holds of this coordination.
+            is_intact: whether the log still holds what was known when it was signed.
+            is_known: whether the journal and the log together show all that was signed here.
+        """
+        if self.coordination.terminal is not None and not self.coordination.is_provisional:
+            return
+        number = signed.event.header.author_seq if signed is not None else -1
+        if self._own_number > number and not (signed is None and is_known):
+            self.mute("the log shows events of this key that its journal does not know")
+            return
+        if signed is None:
+            return
+        event, chains = signed.event, self.coordination.chains
+        self._author.resume(self.coordination.id, number + 1, event.id, event.header.at_ns)
+        known = chains.find(self._author.id, number)
+        if known == event.id:
+            return
+        if known is not None:
+            self.mute("the log shows another event under a number signed here")
+        elif is_intact and (number == 0 or chains.find(self._author.id, number - 1) is not None):
+            self.refused = event
+        else:
+            _log.warning("log_lost_events", extra=self._fields(upto=str(number)))
+
     def take(self, records: Iterable[Record]) -> None:
         """Fold records of this coordination in log order; those already folded are skipped."""
         if self._held is not None:
@@ -152,6 +187,10 @@ class Session:
         age_s = max(0.0, (self._clock_ns() - record.stored_ns) / 1e9)
         self._seen[event.id] = self._loop.time() - (age_s if self.delivery.redelivered else 0.0)
         own = self._sent.pop(event.id, None) is not None
+        header = event.event.header
+        if event.author == self._author.id and header.key_id == self._author.key.key_id:
+            self._own_number = max(self._own_number, header.author_seq)
+            self._chains.came_back(event.event)
         try:
             self.coordination.apply(event)
         except PeerProtocolError as error:
@@ -311,6 +350,7 @@ class Session:
         self._appending.add_done_callback(self._on_appended)
 
     async def _append(self, event: Event, expected: int) -> None:
+        await self._chains.record(event)
         submission = Submission(event, "ctl", self._author.node, expected)
         while event.id in self._sent and not self.done.is_set():
             started = time.perf_counter()
@@ -335,8 +375,9 @@ class Session:
         if task.cancelled():
             return
         error = task.exception()
-        if isinstance(error, AppendRefusedError):
-            _log.error("append_refused", extra=self._fields(why=str(error), hint=error.hint))
+        if isinstance(error, (AppendRefusedError, JournalError)):
+            what = "append_refused" if isinstance(error, AppendRefusedError) else "not_journalled"
+            _log.error(what, extra=self._fields(why=str(error), hint=error.hint))
             self._close()
         elif error is not None:
             self._crashed(error)
@@ -405,6 +446,12 @@ class Session:
         _log.info("stepped_down", extra=self._fields(why=why))
         self._telemetry.count("claims_lost")
         self.superseded = True
+        self._close()
+
+    def mute(self, why: str) -> None:
+        """Sign nothing here, for this key may have signed what is not known; others may go on."""
+        _log.error("mute", extra=self._fields(why=why))
+        self._telemetry.count("mute")
         self._close()
 
     def _close(self) -> None:

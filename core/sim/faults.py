@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from .nodes import AgentNode
-
 if TYPE_CHECKING:
     from .world import World
 
@@ -161,7 +159,7 @@ async def _crash(world: World, fault: Fault) -> None:
     if not node.is_up:
         return  # it lies on the floor already
     await node.crash()
-    if fault.kind == "crash_losing_journal" and isinstance(node, AgentNode):
+    if fault.kind == "crash_losing_journal":
         node.lose_journal()
     await asyncio.sleep(fault.for_ms / 1000)
     node.start()

@@ -78,6 +78,18 @@ class Node(ABC):
         network = self.world.network
         return SimTransport(network, network.link(self.id))
 
+    def journal(self) -> Journal:
+        """Its sign-once journal, which survives a crash."""
+        return Journal(self._journal_path, self.id, self.key.key_id)
+
+    def lose_journal(self) -> None:
+        """The disk is gone; only while the process is down."""
+        self._journal_path.unlink(missing_ok=True)
+
+    @property
+    def _journal_path(self) -> Path:
+        return self.world.directory / f"{self.id}.journal"
+
     def view(self) -> RegistryView:
         """A fresh view of the registry."""
         world = self.world
@@ -122,21 +134,26 @@ def _is_outage(error: BaseException) -> bool:
 
 
 class CoordinatorNode(Node):
-    """Runs a coordinator host; it keeps nothing but its key."""
+    """Runs a coordinator host with a journal on disk."""
 
     host: CoordinatorHost | None = None
 
     async def live(self) -> None:
         """See :class:`Node`."""
+        journal = self.journal()
         self.host = CoordinatorHost(
             self.author(),
             self.transport(),
             self.world.protocols,
             self.view(),
+            journal,
             NoTelemetry(),
             clock_ns=self.clock_ns,
         )
-        await self.host.run()
+        try:
+            await self.host.run()
+        finally:
+            await journal.close()
 
 
 class AgentNode(Node):
@@ -151,17 +168,9 @@ class AgentNode(Node):
         super().__init__(world, id)
         self._make_agent = make_agent
 
-    def lose_journal(self) -> None:
-        """The disk is gone; only while the process is down."""
-        self._path.unlink(missing_ok=True)
-
-    @property
-    def _path(self) -> Path:
-        return self.world.directory / f"{self.id}.journal"
-
     async def live(self) -> None:
         """See :class:`Node`."""
-        journal = Journal(self._path, self.id, self.key.key_id)
+        journal = self.journal()
         transport, view = self.transport(), self.view()
         agent = self._make_agent()
         host = ParticipantHost(

@@ -73,7 +73,12 @@ class ReplicaGroup:
         await self._admit_all()
         hosts = [self._start_replica(id) for id in self.replicas]
         coordinator = CoordinatorHost(
-            self.author(COORDINATOR), self._transport(), PROTOCOLS, self._view(), NoTelemetry()
+            self.author(COORDINATOR),
+            self._transport(),
+            PROTOCOLS,
+            self._view(),
+            self._journal(COORDINATOR),
+            NoTelemetry(),
         )
         self._tasks[COORDINATOR] = asyncio.create_task(coordinator.run())
         await self._until(lambda: all(host.journal.born is not None for host in hosts))
@@ -128,9 +133,13 @@ class ReplicaGroup:
             event = operator.sign(REGISTRY, b"", "agent.admitted", body)
             await self._transport().log.append(Submission(event, "ctl", NODE))
 
-    def _start_replica(self, id: str) -> ParticipantHost:
+    def _journal(self, id: str) -> Journal:
         journal = Journal(self._directory / f"{id}.journal", id, self._keys[id].key_id)
         self._journals.append(journal)
+        return journal
+
+    def _start_replica(self, id: str) -> ParticipantHost:
+        journal = self._journal(id)
         host = ParticipantHost(
             Replica(),
             self.author(id),

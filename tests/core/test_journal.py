@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import subprocess
 import sys
 import textwrap
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -23,8 +25,21 @@ HEAD = 12
 FOR_EVER = 2**62
 
 
+_open: dict[Path, Journal] = {}
+
+
 def _journal(directory: Path) -> Journal:
-    return Journal(directory / "a-1.journal", "a-1", KEY.key_id)
+    """The journal, as if the process that had it open before were dead."""
+    path = directory / "a-1.journal"
+    if path in _open:
+        _let_go(_open[path])
+    _open[path] = Journal(path, "a-1", KEY.key_id)
+    return _open[path]
+
+
+def _let_go(journal: Journal) -> None:
+    with suppress(OSError):  # it may be closed
+        fcntl.flock(journal._file, fcntl.LOCK_UN)
 
 
 def _entry(number: int, answer: bytes = b"", option: str = "agree") -> Entry:
@@ -134,12 +149,53 @@ def test_another_kind_of_file_is_refused(tmp_path: Path, content: bytes) -> None
 
 async def test_of_another_author_or_key_is_refused(tmp_path: Path) -> None:
     journal = await _filled(tmp_path)
+    _let_go(journal)
     for author, key_id in (("a-2", KEY.key_id), ("a-1", key_of("a-2").key_id)):
         with pytest.raises(JournalError, match="belongs to 'a-1'"):
             Journal(journal.path, author, key_id)
     with pytest.raises(JournalError, match="cannot open"):
         Journal(tmp_path / "none" / "x", "a-1", KEY.key_id)
     assert journal.path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_two_processes_on_one_file_exclude_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after the file was rewritten, and only as long as the first one lives."""
+    program = """
+        import sys
+        from pathlib import Path
+        from mabeam.core.errors import MabeamError
+        from mabeam.core.journal import Journal
+
+        try:
+            Journal(Path(sys.argv[1]), "a-1", bytes.fromhex(sys.argv[2]))
+        except MabeamError as error:
+            print(error.code)
+            sys.exit(error.exit_code)
+    """
+
+    def second() -> tuple[int, str]:
+        command = [
+            sys.executable,
+            "-c",
+            textwrap.dedent(program),
+            str(journal.path),
+            KEY.key_id.hex(),
+        ]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        return ran.returncode, ran.stdout.strip()
+
+    monkeypatch.setattr(journal_module, "COMPACT_BYTES", 0)
+    journal = await _filled(tmp_path)
+    assert second() == (5, "journal_in_use")
+    await journal.sign_once("old", ("vote", 1), _entry(1, bytes(5000)), 100)
+    before = journal.path.stat().st_ino
+    await journal.drop_expired(101)
+    assert journal.path.stat().st_ino != before
+    assert second() == (5, "journal_in_use")
+    await journal.close()
+    assert second() == (0, "")
 
 
 async def test_many_at_once_share_an_fsync(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,23 @@ async def test_every_daemon_drains_on_sigterm_and_ends_with_0(
     assert deployment.wait_exit("a2") == 130
 
 
+@pytest.mark.parametrize("id", ["c1", "a1"])
+def test_a_second_process_under_one_key_is_refused(deployment: LocalDeployment, id: str) -> None:
+    _start(deployment, id)
+    kind = ["coordinator", "run"] if id == "c1" else ["agent", "run", "sample_agents:Approving"]
+    path = [] if id == "c1" else ["--path", str(HERE)]
+    home = ["--home", str(deployment.home.path)]
+    ran = subprocess.run(
+        [sys.executable, "-m", "mabeam.infra.cli", *home, *kind, "--id", id, *path],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (ran.returncode, "journal_in_use" in ran.stderr) == (5, True)
+    deployment.wait_ready(id)  # the first one goes on
+
+
 async def test_work_in_hand_is_finished_before_the_end(deployment: LocalDeployment) -> None:
     _start(deployment, "c1", "a1", "a2")
     _start(deployment, "a3", kind="Thinking")

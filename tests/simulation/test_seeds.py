@@ -27,10 +27,6 @@ def test_kept_seed(file: Path) -> None:
     assert not result.failed, (result.case.note, *map(str, result.violations))
 
 
-@pytest.mark.xfail(
-    reason="coordinators keep no journal: what the log loses they sign anew under the same number",
-    strict=True,
-)
 @pytest.mark.parametrize("file", TRUNCATED, ids=lambda file: file.stem)
 def test_even_lost_events_accuse_nobody(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkers = (*UNTRUSTED_OPERATOR, nobody_honest_accusable)

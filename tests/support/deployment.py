@@ -48,6 +48,7 @@ class Deployment:
         self._stack = AsyncExitStack()
         self._tasks: list[asyncio.Task[None]] = []
         self._running: dict[CoordinatorHost | ParticipantHost, asyncio.Task[None]] = {}
+        self._journals: dict[CoordinatorHost | ParticipantHost, Journal] = {}
 
     async def __aenter__(self) -> Deployment:
         return self
@@ -61,6 +62,8 @@ class Deployment:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for journal in self._journals.values():
+            await journal.close()
 
     async def admit(self, id: str, *roles: Role, controller: str = "ops") -> KeyPair:
         """Admit an id with a fresh key."""
@@ -74,7 +77,10 @@ class Deployment:
         return key
 
     async def rotate(self, id: str, *roles: Role) -> KeyPair:
-        """Give an id a fresh key."""
+        """Give an id a fresh key and put the journal of the old one aside."""
+        journal = self.directory / f"{id}.journal"
+        if journal.exists():
+            journal.rename(journal.with_suffix(f".{self.keys[id].key_id.hex()}"))
         key = self.keys[id] = KeyPair.generate()
         self._serial += 1
         certificate = Certificate(
@@ -98,6 +104,10 @@ class Deployment:
         """A signer for an admitted id."""
         return Author(id, NODE, self.keys[id], time.time_ns)
 
+    def journal(self, id: str) -> Journal:
+        """The journal of an admitted id."""
+        return Journal(self.directory / f"{id}.journal", id, self.keys[id].key_id)
+
     def view(self) -> RegistryView:
         """A fresh registry view."""
         return RegistryView(self.root.public_key, PROTOCOLS, NoTelemetry())
@@ -110,10 +120,11 @@ class Deployment:
         return task
 
     async def kill(self, host: CoordinatorHost | ParticipantHost) -> None:
-        """End a host as a crash would: nothing is finished, handed over or closed."""
+        """End a host as a crash would: nothing is finished or handed over."""
         task = self._running.pop(host)
         task.cancel()
         await asyncio.wait({task})
+        await self._journals.pop(host).close()  # the system does the same: it ends the lock
 
     def hand(self, host: CoordinatorHost, delivery: RequestDelivery) -> asyncio.Task[None]:
         """Deliver a request to a coordinator past the queue."""
@@ -129,6 +140,7 @@ class Deployment:
     async def finished(self, host: CoordinatorHost | ParticipantHost) -> None:
         """Wait until a drained host has ended."""
         await asyncio.wait_for(self._running.pop(host), 10)
+        await self._journals.pop(host).close()
 
     async def coordinator(
         self, id: str, *, capacity: int = 256, telemetry: Telemetry | None = None
@@ -141,9 +153,11 @@ class Deployment:
             self.connect(id),
             PROTOCOLS,
             self.view(),
+            journal := self.journal(id),
             telemetry or NoTelemetry(),
             capacity=capacity,
         )
+        self._journals[host] = journal
         self.start(host)
         return host
 
@@ -159,7 +173,6 @@ class Deployment:
         """Admit and run an agent; returns once it is registered."""
         if id not in self.keys:
             await self.admit(id, "agent", controller=controller)
-        key = self.keys[id]
         view = self.view()
         host = ParticipantHost(
             agent,
@@ -167,10 +180,11 @@ class Deployment:
             self.connect(id),
             PROTOCOLS,
             view,
-            Journal(self.directory / f"{id}.journal", id, key.key_id),
+            journal := self.journal(id),
             telemetry or NoTelemetry(),
             clock_ns,
         )
+        self._journals[host] = journal
         task = self.start(host)
         registered = asyncio.create_task(
             view.until(lambda: view.keyring.agent(id).registered is not None)

@@ -14,6 +14,7 @@ from stored import forks, reasons, verdicts
 from voters import Voter
 from waiting import wait_until_async
 
+from mabeam.core.author import Author
 from mabeam.core.host import health
 from mabeam.core.host.health import (
     HealthMonitor,
@@ -21,6 +22,8 @@ from mabeam.core.host.health import (
     open_heartbeat,
     seal_heartbeat,
 )
+from mabeam.core.host.registry import RegistryView
+from mabeam.core.host.signed_chains import SignedChains
 from mabeam.core.identity import KeyPair
 from mabeam.core.kernel_events import HealthChanged
 from mabeam.core.log import Submission
@@ -36,6 +39,12 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _beat(agent: str = "a-1", *, node: str = NODE, tasks: int = 0, age_s: float = 0) -> Heartbeat:
     return Heartbeat(agent, node, time.time_ns() - int(age_s * 1e9), 100_000, 2**20, tasks)
+
+
+def _monitor(deployment: Deployment, author: Author, view: RegistryView) -> HealthMonitor:
+    chains = SignedChains(deployment.journal(author.id))
+    transport = deployment.connect(author.id)
+    return HealthMonitor(author, transport, view, RecordingTelemetry(), chains)
 
 
 def _has_grown(telemetry: RecordingTelemetry, before: int) -> bool:
@@ -134,7 +143,7 @@ async def test_a_full_log_does_not_end_the_coordinator(tmp_path: Path) -> None:
         view, author = deployment.view(), deployment.author("coord-1")
         await view.load(deployment.connect("coord-1").log)
         deployment.broker.max_bytes = 0
-        monitor = HealthMonitor(author, deployment.connect("coord-1"), view, RecordingTelemetry())
+        monitor = _monitor(deployment, author, view)
         await monitor._report(HealthChanged("a-1", "healthy"))
         deployment.broker.max_bytes = 2**31
         report = asyncio.create_task(monitor._report(HealthChanged("a-1", "healthy")))
@@ -158,7 +167,7 @@ async def test_an_append_of_an_earlier_life_forks_no_chain(tmp_path: Path) -> No
         )
         await log.append(Submission(earlier, "ctl", NODE))
         await view.load(log)
-        monitor = HealthMonitor(author, deployment.connect("coord-1"), view, RecordingTelemetry())
+        monitor = _monitor(deployment, author, view)
         seen = view.keyring.agent("a-1").health_sequence
         change = HealthChanged("a-1", "healthy", after_sequence=seen)
         report = asyncio.create_task(monitor._report(change))

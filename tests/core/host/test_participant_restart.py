@@ -12,6 +12,7 @@ from stored import forks, reasons, stored
 from voters import HeldVoter, Voter
 from waiting import wait_until_async
 
+from mabeam.core.envelope import Event
 from mabeam.core.host.participant import ParticipantHost
 from mabeam.core.identity import KeyPair
 from mabeam.core.journal import Journal
@@ -23,9 +24,13 @@ def _deployment(directory: Path, faults: Faults) -> Deployment:
     return deployment
 
 
-def _journal(deployment: Deployment, id: str) -> Journal:
-    """A second look at the file."""
-    return Journal(deployment.directory / f"{id}.journal", id, deployment.keys[id].key_id)
+async def _last_signed(deployment: Deployment, id: str, coordination: str) -> Event | None:
+    """What the journal of somebody who is dead says."""
+    journal = deployment.journal(id)
+    try:
+        return journal.last_event(coordination)
+    finally:
+        await journal.close()
 
 
 async def test_signed_before_the_crash_is_published_after_it(tmp_path: Path) -> None:
@@ -38,7 +43,7 @@ async def test_signed_before_the_crash_is_published_after_it(tmp_path: Path) -> 
         name = await client.request("simple_consensus", {"proposal": 1}, ["a-1"])
         await wait_until_async(lambda: faults["a-1"].waiting == 1)
         await deployment.kill(host)
-        signed = _journal(deployment, "a-1").last_event(name)
+        signed = await _last_signed(deployment, "a-1", name)
         assert signed is not None
         assert not stored(deployment, name, "simple.vote_cast")
 
