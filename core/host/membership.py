@@ -164,8 +164,8 @@ class Membership:
 
     def _pause(self, wake: float | None) -> float:
         now = self._loop.time()
-        times = [self._news_at + QUIET_S]
-        times += [each for each in (wake, self._reread_at, self._done_at) if each is not None]
+        looks = self._news_at + QUIET_S if self._reread_at is None else self._reread_at
+        times = [each for each in (looks, wake, self._done_at) if each is not None]
         return max(0.0, min(times) - now)
 
     # Input ------------------------------------------------------------------------------------
@@ -242,7 +242,7 @@ class Membership:
         wanted = machine.wanted()
         if not wanted:
             self._reread_at, self._reread_pause = None, REREAD_S
-            if now - self._news_at >= QUIET_S:
+            if now >= self._news_at + QUIET_S:
                 self._news_at = now
                 await self._read(self._position, wanted)
         elif self._reread_at is None:

@@ -25,6 +25,10 @@ MAX_STEPS = 2_000_000
 """Turns of the loop after which a simulation counts as stuck."""
 
 
+SHORTEST_S = 1e-9
+"""Least step of the clock, seconds."""
+
+
 class SimulationStuckError(LimitError):
     """The simulation waits for something that cannot happen, or turns in circles."""
 
@@ -87,7 +91,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
             raise SimulationStuckError(
                 f"not finished after {self._max_steps} turns, at {self._now:.3f} virtual seconds"
             )
-        self._now += max(0.0, timeout)
+        if timeout > 0:  # rounding must not let a timer fire before its time, again and again
+            self._now += max(SHORTEST_S, timeout)
 
     def run_in_executor(
         self,

@@ -27,8 +27,8 @@ from ..errors import LogUnavailableError, MabeamError
 from ..hashing import sha256
 from ..identity import Certificate, KeyPair, Role, issue_certificate
 from ..kernel_events import AgentAdmitted, Invitee
-from ..log import Submission
-from ..machine import Protocols
+from ..log import Record, Submission
+from ..machine import LogEvent, Protocols
 from ..memory_transport import MemoryTransport
 from ..names import REGISTRY, ROOT_AUTHOR
 from ..replay import Replay, Verdict
@@ -65,6 +65,7 @@ class World:
         nodes: all nodes by id.
         dishonest: ids of the adversaries.
         stable_at: virtual time at which the last fault so far is over.
+        witnesses: what looks into the machines of a protocol, by its name.
     """
 
     def __init__(self, seed: int, protocols: Protocols, *, stub_signatures: bool = False) -> None:
@@ -75,6 +76,7 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.dishonest: dict[str, None] = {}
         self.stable_at = 0.0
+        self.witnesses: dict[str, Any] = {}
         self.requested: list[str] = []
         self.loop: VirtualLoop
         self.network: Network
@@ -268,6 +270,10 @@ class World:
     def verdicts(self, coordination: str) -> list[Verdict]:
         """The observer's verdicts on the records of a coordination."""
         return self._observer.verdicts(coordination)
+
+    def admitted(self, record: Record) -> LogEvent | None:
+        """The event of a stored record, if the observer admits it."""
+        return self._observer.admitted(record)
 
     def note(self, text: str) -> None:
         """Add a line to the trace."""

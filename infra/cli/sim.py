@@ -12,11 +12,11 @@ import click
 import msgspec
 
 from ...core.errors import UsageError
-from ...core.sim.adversaries import ADVERSARIES, adversary_class
-from ...core.sim.run import Case, Result, Simulation, run_case
+from ...core.sim.adversaries import adversaries_against, adversary_class
+from ...core.sim.run import Case, Result, run_case
 from ...core.sim.shrink import shrink
+from ..simulation import simulation_of
 from .invocation import as_json, print_json
-from .simulated_simple import SimulatedSimple
 
 NOBODY = "none"
 EVERYBODY = "all"
@@ -92,30 +92,22 @@ def soak_command(
     return _report(cases(), as_json)
 
 
-def simulation_of(protocol: str) -> Simulation:
-    """What the simulator must know of a protocol.
-
-    Raises:
-        UsageError: it cannot be simulated.
-    """
-    known = {each.protocol: each for each in (SimulatedSimple(),)}
-    if protocol not in known:
-        raise UsageError(
-            f"there is no simulation of {protocol!r}", hint=f"Known: {', '.join(sorted(known))}."
-        )
-    return known[protocol]
-
-
 def draw_cases(
-    protocol: str, adversary: str, seeds: Iterable[int], *, operator: bool = False
+    protocol: str,
+    adversary: str,
+    seeds: Iterable[int],
+    *,
+    operator: bool = False,
+    replicas: int = 0,
 ) -> Iterator[Case]:
     """One case per seed; ``all`` takes the adversaries, and none, in turn."""
-    turn = ["", *ADVERSARIES] if adversary == EVERYBODY else [adversary.replace(NOBODY, "")]
+    everybody = ["", *adversaries_against(protocol)]
+    turn = everybody if adversary == EVERYBODY else [adversary.replace(NOBODY, "")]
     for name in turn:
         if name:
             adversary_class(name)
     for seed in seeds:
-        yield Case(protocol, seed, turn[seed % len(turn)], operator)
+        yield Case(protocol, seed, turn[seed % len(turn)], replicas, operator)
 
 
 def _report(cases: Iterable[Case], as_json: bool) -> int:
