@@ -418,12 +418,13 @@ class Membership:
         coordination = self.coordination
         announced, machine = coordination.announced, coordination.machine
         assert machine is not None
-        if announced is None:
-            return False
         is_cancelled = (
-            announced.type == "coordination.cancelled" and coordination.cancel is not None
+            announced is not None
+            and announced.type == "coordination.cancelled"
+            and coordination.cancel is not None
         )
-        if not (machine.is_done() or is_cancelled):
+        if announced is None or not (machine.is_done() or is_cancelled):
+            self._done_at = None  # what was announced before may have been replaced
             return False
         if self._done_at is None:
             self._done_at = self._loop.time() + LINGER_S

@@ -33,7 +33,7 @@ from .checkers import (
     Violation,
     check_observation,
 )
-from .clock import simulate
+from .clock import MAX_STEPS, simulate
 from .faults import OPERATOR, Fault, draw_faults
 from .world import World
 
@@ -138,11 +138,13 @@ class Simulation(ABC):
         protocol: its name.
         protocols: the protocols the hosts know.
         tolerates_operator: whether its results do not rest on the order the log shows.
+        max_steps: turns of the loop after which a run counts as stuck.
     """
 
     protocol: str
     protocols: Protocols
     tolerates_operator = False
+    max_steps = MAX_STEPS
 
     def plan(self, rng: random.Random, case: Case) -> Plan:
         """Nodes, coordinations and, unless the case names them, faults."""
@@ -163,6 +165,9 @@ class Simulation(ABC):
     async def act(self, world: World, plan: Plan, case: Case) -> None:
         """Do what clients do besides asking for coordinations."""
 
+    async def finish(self, world: World) -> None:
+        """Let time pass until everything under way has landed; everybody has seen the end."""
+
     @abstractmethod
     def judge(self, seen: Observation) -> Iterator[str]:
         """The protocol's own invariants: what is wrong with the results, by independent means."""
@@ -175,7 +180,7 @@ def run_case(case: Case, simulation: Simulation) -> Result:
     started = time.perf_counter()
     with _quiet():
         try:
-            result = simulate(_run(case, simulation))
+            result = simulate(_run(case, simulation), max_steps=simulation.max_steps)
         except Exception as error:  # stuck, or something a fold must never raise
             gc.collect()  # what the broken run left open must not be closed during the next one
             violation = Violation("simulation", f"{type(error).__name__}: {error}")
@@ -245,6 +250,7 @@ async def _run(case: Case, simulation: Simulation) -> Result:
             await asyncio.sleep(rng.uniform(0.0, 3.0))
         await simulation.act(world, plan, case)
         await world.settle(RECOVERY_S + max(ask.bound_s for ask in plan.asks))
+        await simulation.finish(world)
         seen = Observation(world)
         violations = _check(seen, case, simulation, plan)
         return Result(

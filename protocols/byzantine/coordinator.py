@@ -43,6 +43,7 @@ class ByzantineCoordinator(ByzantineFold):
         self._submitted: set[tuple[str, tuple[bytes, ...]]] = set()
         self._intents: tuple[Intent, ...] | None = None
         self._decided: Append | None = None
+        self._fork: Append | None = None
         self._timeout: Append | None = None
 
     def apply(self, event: LogEvent) -> None:
@@ -56,6 +57,7 @@ class ByzantineCoordinator(ByzantineFold):
             super().apply(event)
         finally:
             self._judge_timeout()
+            self._fix_ending()
 
     def intents(self) -> Iterable[Intent]:
         """Evidence first: nothing can follow the terminal event."""
@@ -74,10 +76,10 @@ class ByzantineCoordinator(ByzantineFold):
                 yield Append(("evidence", accused, kind, *key[2:]), EVIDENCE, body, ids)
 
     def _ending(self) -> Iterator[Intent]:
-        if self.executor.fork is not None:
-            yield self._forked(*self.executor.fork)
-        elif self.is_decided:
-            yield self._decision()
+        if self._fork is not None:
+            yield self._fork
+        elif self._decided is not None:
+            yield self._decided
         elif self._timeout is not None:
             yield self._timeout
         elif self._may_time_out():
@@ -85,6 +87,14 @@ class ByzantineCoordinator(ByzantineFold):
             since = [*self.deadlines.values()][self.group.f].id
             then = Append(key, DEADLINE_PASSED, DeadlinePassed(SETTLE), (since,))
             yield After(key, since, SETTLE_MS, then)
+
+    def _fix_ending(self) -> None:
+        """Fix the ending at the event that brought it, whenever somebody asks for it: requests and
+        votes that come later are no part of it."""
+        if self.executor.fork is not None and self._fork is None:
+            self._fork = self._forked(*self.executor.fork)
+        elif self.is_decided and self._decided is None:
+            self._decided = self._decision()
 
     def _may_time_out(self) -> bool:
         """f + 1 deadlines: an honest replica has seen the time pass."""
@@ -99,16 +109,14 @@ class ByzantineCoordinator(ByzantineFold):
             self._timeout = self._timed_out(final)
 
     def _decision(self) -> Append:
-        if self._decided is None:
-            slot = self.first()
-            assert slot is not None
-            assert self.decided_at is not None
-            result = outcome(
-                self.group, self.context.opened, self.executor, slot, self.requests.known()
-            )
-            chain = [self.executor.decisions[s] for s in range(1, slot.sequence + 1)]
-            self._decided = decide(result, self.decided_at, certificates(chain))
-        return self._decided
+        slot = self.first()
+        assert slot is not None
+        assert self.decided_at is not None
+        result = outcome(
+            self.group, self.context.opened, self.executor, slot, self.requests.known()
+        )
+        chain = [self.executor.decisions[s] for s in range(1, slot.sequence + 1)]
+        return decide(result, self.decided_at, certificates(chain))
 
     def failure_is_final(self) -> bool:
         """BYZ-22b over what this log shows."""

@@ -32,6 +32,9 @@ MARGIN_S = 20.0
 """Beyond twice the longest view time-out used, so long after the last fault everything has executed:
 processes and connections come back within seconds, a lease of the coordinator runs out after 5."""
 
+LANDS_S = 10.0
+"""So long after the end the last event of a replica that had no connection is stored."""
+
 LONG_MS = 600_000
 POLL_S = 0.1
 
@@ -62,6 +65,7 @@ class SimulatedByzantine(Simulation):
     protocol = PROTOCOL
     protocols = PROTOCOLS
     tolerates_operator = True
+    max_steps = 200_000
 
     def plan(self, rng: random.Random, case: Case) -> Plan:
         """A group with at most f traitors, the first primary among them in most runs."""
@@ -190,6 +194,10 @@ class SimulatedByzantine(Simulation):
             except LogUnavailableError:
                 await asyncio.sleep(0.5)
 
+    async def finish(self, world: World) -> None:
+        """What honest replicas have signed lands, sooner or later."""
+        await world.until(lambda: not _gaps(world), LANDS_S)
+
     def judge(self, seen: Observation) -> Iterator[str]:
         """See :mod:`.checks`."""
         yield from judge(seen, self.protocol)
@@ -200,3 +208,13 @@ def is_opened(world: World, name: str) -> bool:
     fold = world.observer().coordination(name)
     return fold is not None and (fold.opened is not None or fold.terminal is not None)
 
+
+
+def _gaps(world: World) -> bool:
+    folds = map(world.observer().coordination, world.requested)
+    return any(
+        gap.author not in world.dishonest
+        for fold in folds
+        if fold is not None
+        for gap in fold.chains.gaps()
+    )
