@@ -75,9 +75,13 @@ class SimLog:
             for record in await self._inner.read(coordination, position):
                 position = record.sequence
                 heappush(late, (self._link.shown_at(record), position, record))
+            due = []
             while late and late[0][0] <= loop.time():
-                for shown in await self._show([heappop(late)[2]], generation):
+                due.append(heappop(late)[2])
+            if due:
+                for shown in await self._show(due, generation):
                     yield shown
+                continue
             await network.news(coordination, position, late[0][0] if late else None)
 
     async def follow_all(self, after: int | None = None) -> AsyncIterator[list[Record]]:

@@ -178,7 +178,7 @@ def run_case(case: Case, simulation: Simulation) -> Result:
     if simulation.protocol != case.protocol:
         raise UsageError(f"the case is about {case.protocol}, not {simulation.protocol}")
     started = time.perf_counter()
-    with _quiet():
+    with _quiet(), _uncollected():
         try:
             result = simulate(_run(case, simulation), max_steps=simulation.max_steps)
         except Exception as error:  # stuck, or something a fold must never raise
@@ -188,6 +188,18 @@ def run_case(case: Case, simulation: Simulation) -> Result:
             case = msgspec.structs.replace(case, faults=faults)
             result = Result(case, (violation,), "", 0, {}, 0.0, 0.0)
     return msgspec.structs.replace(result, real_s=time.perf_counter() - started)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """A run leaves everything at once; looking for garbage meanwhile only takes time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -44,7 +45,18 @@ from .signing import signatures
 POLL_S = 0.02
 """How often a condition is tried, virtual seconds."""
 
+SETTLE_POLL_S = 0.25
+
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+KEY_RINGS = 16
+"""Sets of keys that worlds share, because making a key takes a while."""
+
+
+@cache
+def _key(seed: str) -> KeyPair:
+    return KeyPair(sha256(seed.encode()))
 
 
 class BrokenPromiseError(MabeamError):
@@ -71,7 +83,7 @@ class World:
     def __init__(self, seed: int, protocols: Protocols, *, stub_signatures: bool = False) -> None:
         self.seed = seed
         self.protocols = protocols
-        self.root = KeyPair(sha256(f"{seed}/root".encode()))
+        self.root = _key(f"{seed % KEY_RINGS}/root")
         self.keys: dict[str, KeyPair] = {}
         self.nodes: dict[str, Node] = {}
         self.dishonest: dict[str, None] = {}
@@ -114,7 +126,7 @@ class World:
 
     async def admit(self, id: str, *roles: Role, controller: str = "") -> None:
         """Admit an id with a key that follows from the seed."""
-        key = self.keys[id] = KeyPair(sha256(f"{self.seed}/key/{id}".encode()))
+        key = self.keys[id] = _key(f"{self.seed % KEY_RINGS}/key/{id}")
         certificate = Certificate(
             id, roles, key.public_key, "", controller or id, ROOT_AUTHOR, 0, 2**62, len(self.keys)
         )
@@ -232,19 +244,23 @@ class World:
             self.stable_at = max(self.stable_at, self.loop.time() + fault.end_ms / 1000)
             self._tasks.append(asyncio.create_task(inflict(self, fault)))
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
+    async def until(
+        self, condition: Callable[[], bool], timeout_s: float = 60.0, poll_s: float = POLL_S
+    ) -> bool:
         """Let time pass until the condition holds; false if it does not within ``timeout_s``."""
         end = self.loop.time() + timeout_s
         while not condition():
             if self.loop.time() >= end:
                 return False
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(poll_s)
         return True
 
     async def settle(self, bound_s: float) -> None:
         """Wait until every client has seen every coordination end, at most until ``bound_s`` after
         the last fault."""
-        await self.until(self._is_settled, self.stable_at + bound_s - self.loop.time())
+        await asyncio.sleep(max(0.0, self.stable_at - self.loop.time()))
+        left_s = self.stable_at + bound_s - self.loop.time()
+        await self.until(self._is_settled, left_s, SETTLE_POLL_S)
 
     def _is_settled(self) -> bool:
         if self.loop.time() < self.stable_at:
