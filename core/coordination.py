@@ -30,6 +30,7 @@ from .machine import TERMINAL_KEY, Append, Context, Intent, LogEvent, Machine, P
 MachineRole = Literal["coordinator", "participant"]
 DECIDED = "coordination.decided"
 FAILED = "coordination.failed"
+DEADLINE = "deadline.passed"
 
 
 def _no_secret(label: str) -> bytes:
@@ -174,9 +175,8 @@ class Coordination:
     def _fold_for_certificates(self, event: LogEvent) -> None:
         """Show the machine an event that breaks its author's chain: another reader may have seen it
         before the one it contradicts, and a certificate may name it."""
-        if event.type in self._domain_types and event.event.header.epoch == self.epoch:
-            with contextlib.suppress(PeerProtocolError):
-                self._apply_domain(event)
+        with contextlib.suppress(PeerProtocolError):
+            self.fold_again(event)
 
     def fold_again(self, event: LogEvent) -> None:
         """Show the machine an event that came too early for it and that it wants now.
@@ -184,8 +184,11 @@ class Coordination:
         Raises:
             PeerProtocolError: the event has no effect.
         """
-        if event.type in self._domain_types and event.event.header.epoch == self.epoch:
-            self._apply_domain(event)
+        if event.event.header.epoch == self.epoch:
+            if event.type in self._domain_types:
+                self._apply_domain(event)
+            elif event.type == DEADLINE:
+                self._apply_deadline(event)
 
     def _fold(self, event: LogEvent) -> None:
         header = event.event.header
@@ -267,7 +270,8 @@ class Coordination:
         self.machine = factory(context)
         self.opened, self.epoch = event, epoch
         self._participants = participants
-        self._domain_types = {kind.name: kind for kind in spec.event_types}
+        types = (*spec.event_types, *(spec.ordering_types if self.is_ordered else ()))
+        self._domain_types = {kind.name: kind for kind in types}
 
     def _apply_domain(self, event: LogEvent) -> None:
         kind = self._domain_types[event.type]
@@ -277,7 +281,8 @@ class Coordination:
                 raise PeerProtocolError(
                     "not_participant", f"{event.author!r} does not take part in {self.id!r}"
                 )
-            self._require_claimant(event)
+            if not self.is_ordered:  # replicas order it, and the fold of that order judges it
+                self._require_claimant(event)
         self._forward(event)
 
     def _apply_deadline(self, event: LogEvent) -> None:

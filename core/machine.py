@@ -214,6 +214,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
         default_timeout_ms: overall time-out under given parameters if the request names none.
         orderings: what may order its events, the default first. With ``bft`` every participant
             follows the coordination, else it acts on its invitation alone.
+        ordering_types: events of the replicas, with ``bft`` part of the coordination too.
     """
 
     name: str
@@ -227,6 +228,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
     default_timeout_ms: Callable[[Any], int]
     version: int = 1
     orderings: tuple[Ordering, ...] = ("log",)
+    ordering_types: tuple[EventType, ...] = ()
 
 
 Protocols = Mapping[str, ProtocolSpec]

@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: real servers on loopback, one of each for a test process.
 
 Every server ends with its fixture, at exit, or through its guard when the test process is killed.
+``pytest PATH --rewrite`` writes the golden output below that path anew; the diff is the review.
 """
 
 from __future__ import annotations
@@ -18,6 +19,35 @@ from psycopg import sql
 
 from mabeam.infra.nats_server import EmbeddedNats
 from mabeam.infra.postgres_server import EmbeddedPostgres
+
+
+class Golden:
+    """Compares with files kept next to the tests, or writes them.
+
+    Args:
+        rewrite: write instead of comparing.
+    """
+
+    def __init__(self, rewrite: bool) -> None:
+        self._rewrite = rewrite
+
+    def check(self, path: Path, text: str) -> None:
+        """``text`` is what stands in the file."""
+        if self._rewrite:
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        assert text == path.read_text(encoding="utf-8"), f"{path.name}: see --rewrite"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The option of golden tests."""
+    parser.addoption("--rewrite", action="store_true", help="write golden output anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Golden:
+    """Golden files."""
+    return Golden(bool(request.config.getoption("--rewrite")))
 
 
 @contextmanager

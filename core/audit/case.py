@@ -125,8 +125,12 @@ class Case:
             self._accept_evidence(event)
         else:
             self._check_coordinators(event, control)
-            if control or event.type == "deadline.passed":
+            if control or (event.type == "deadline.passed" and not self._is_replicas(event)):
                 self._window.restart()
+
+    def _is_replicas(self, event: LogEvent) -> bool:
+        """Whether it is one replica's word, which counts only with those of others (COM-7)."""
+        return self.fold.is_ordered and self.fold.participant(event.author) is not None
 
     def _check_coordinators(self, event: LogEvent, control: bool) -> None:
         fold = self.fold
@@ -147,7 +151,7 @@ class Case:
             )
             if refusal is not None:
                 self.held.append(refusal)
-        elif event.type == "deadline.passed" or (
+        elif (event.type == "deadline.passed" and not self._is_replicas(event)) or (
             event.type.partition(".")[0] not in _KERNEL_FAMILIES
             and event.author == fold.coordinator
             and (control or fold.participant(event.author) is None)

@@ -48,6 +48,7 @@ class Step(msgspec.Struct, frozen=True):
         coordinator: coordinator in force after it.
         waiting_for: whose events would move it on.
         planned: what the coordinator's machine would do next.
+        refs: ids of the events it answers; none if it is unreadable.
     """
 
     sequence: int
@@ -62,6 +63,7 @@ class Step(msgspec.Struct, frozen=True):
     coordinator: str
     waiting_for: tuple[str, ...]
     planned: tuple[Planned, ...]
+    refs: tuple[str, ...] = ()
 
 
 class Recording:
@@ -126,7 +128,9 @@ def steps(
             verdict, message = error.reason, error.message
         who = (result.id.hex(), result.type, result.author)
         content = readable(result.content)
-        yield _step(record, who, verdict or "in force", message, content, recording.fold)
+        step = _step(record, who, verdict or "in force", message, content, recording.fold)
+        refs = tuple(each.hex() for each in result.event.header.refs)
+        yield msgspec.structs.replace(step, refs=refs)
 
 
 def _step(

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import msgspec
 
 from ..agent import Agent
 from ..author import Author
 from ..coordination import Coordination
-from ..errors import LimitError, LogUnavailableError, MabeamError, PeerProtocolError
+from ..errors import ConfigError, LimitError, LogUnavailableError, MabeamError, PeerProtocolError
 from ..journal import Entry, Journal
 from ..kernel_events import CoordinationOpened, CoordinationRequested
 from ..log import Record
-from ..machine import LogEvent, Protocols
+from ..machine import LogEvent, Protocols, ProtocolSpec
 from ..names import event_subject
 from ..telemetry import Telemetry, logger
 from ..transport import Transport
@@ -168,41 +167,42 @@ class Following:
         for record in await self._transport.log.read(name):
             event = self._registry.admit(record)
             if event is not None and event.id == opened.content.request_id:
-                check_request(event, opened.content)
                 coordination.apply(event)
                 coordination.apply(opened)
+                spec = self._protocols[opened.content.protocol]
+                check_request(event.content, opened.content, spec)
                 return coordination
         return None
 
 
-def check_request(request: LogEvent, opened: CoordinationOpened) -> None:
-    """Whether the configuration opened is what the requester asked for, as far as it said.
+def check_request(
+    request: CoordinationRequested, opened: CoordinationOpened, spec: ProtocolSpec
+) -> None:
+    """Whether the configuration opened is what was asked for, completed as the protocol says.
 
     A coordinator orders nothing and decides nothing here, so it must not change the question
-    either. What the requester left open is the coordinator's to complete.
+    either.
 
     Raises:
         PeerProtocolError: ``digest_mismatch``.
     """
-    wanted = request.content
-    if not isinstance(wanted, CoordinationRequested):
-        raise PeerProtocolError("digest_mismatch", "it answers something that is no request")
-    if (wanted.protocol, wanted.protocol_version) != (opened.protocol, opened.protocol_version):
-        raise PeerProtocolError("digest_mismatch", f"{wanted.protocol} was requested")
-    changed = _changed(wanted.config, opened.config)
-    if changed:
-        raise PeerProtocolError("digest_mismatch", f"not as requested: {', '.join(changed)}")
-    named = {invitee.agent_id for invitee in wanted.participants}
+    if (request.protocol, request.protocol_version) != (opened.protocol, opened.protocol_version):
+        raise PeerProtocolError("digest_mismatch", f"{request.protocol} was requested")
+    named = {invitee.agent_id for invitee in request.participants}
     if named and named != {participant.agent_id for participant in opened.participants}:
         raise PeerProtocolError("digest_mismatch", "other participants were requested")
-    if wanted.f is not None and wanted.f != opened.f:
-        raise PeerProtocolError("digest_mismatch", f"f = {wanted.f} was requested")
-
-
-def _changed(wanted: Mapping[str, Any], opened: Mapping[str, Any]) -> list[str]:
-    return sorted(
-        name for name, value in wanted.items() if value is not None and opened.get(name) != value
-    )
+    if request.f is not None and request.f != opened.f:
+        raise PeerProtocolError("digest_mismatch", f"f = {request.f} was requested")
+    try:
+        config = msgspec.convert(request.config, spec.config_type)
+        if "f" in spec.config_type.__struct_fields__:
+            config = msgspec.structs.replace(config, f=opened.f)
+        wanted, _ = spec.freeze(config, opened.participants)
+        given = msgspec.convert(opened.config, spec.config_type)
+    except (msgspec.ValidationError, ConfigError) as error:
+        raise PeerProtocolError("digest_mismatch", f"cannot be opened: {error}") from None
+    if wanted != given:
+        raise PeerProtocolError("digest_mismatch", "the parameters are not those requested")
 
 
 def _record(opened: LogEvent, node: str) -> Record:

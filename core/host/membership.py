@@ -56,6 +56,9 @@ QUIET_S = 2.0
 
 LONGEST_QUIET_S = 60.0
 
+CHECKED_MS = 100
+"""Before a timer of at least this length takes effect, the log is asked for news."""
+
 LINGER_S = 1.0
 """How long a member that has nothing left to do stays for the others."""
 
@@ -122,8 +125,8 @@ class Membership:
         self._reread_at: float | None = None
         self._reread_pause = REREAD_S
         self._gaps: frozenset[tuple[str, int]] = frozenset()
-        self._news_at = self._loop.time()
         self._quiet_s = QUIET_S
+        self._quiet_until = self._loop.time() + QUIET_S
         self._done_at: float | None = None
         self._failure: BaseException | None = None
 
@@ -176,7 +179,7 @@ class Membership:
 
     def _pause(self, wake: float | None) -> float:
         now = self._loop.time()
-        looks = self._news_at + self._quiet_s if self._reread_at is None else self._reread_at
+        looks = self._quiet_until if self._reread_at is None else self._reread_at
         times = [each for each in (looks, wake, self._done_at) if each is not None]
         return max(0.0, min(times) - now)
 
@@ -232,7 +235,8 @@ class Membership:
         if event.id in self._folded:
             self._folded.discard(event.id)
             return
-        self._news_at, self._quiet_s = self._loop.time(), QUIET_S
+        self._quiet_s = QUIET_S
+        self._quiet_until = self._loop.time() + QUIET_S
         age_s = max(0.0, (self._clock_ns() - record.stored_ns) / 1e9) if is_history else 0.0
         self._saw(event, age_s)
         try:
@@ -263,8 +267,9 @@ class Membership:
         self._gaps = gaps
         if not wanted and not gaps:
             self._reread_at, self._reread_pause = None, REREAD_S
-            if now >= self._news_at + self._quiet_s:
-                self._news_at, self._quiet_s = now, min(2 * self._quiet_s, LONGEST_QUIET_S)
+            if now >= self._quiet_until:
+                self._quiet_s = min(2 * self._quiet_s, LONGEST_QUIET_S)
+                self._quiet_until = now + self._quiet_s
                 await self._read(self._position if machine.is_done() else self._floor, wanted)
         elif self._reread_at is None:
             self._reread_at = now + self._reread_pause
@@ -317,7 +322,7 @@ class Membership:
                     if due > self._loop.time():
                         wake = due if wake is None else min(wake, due)
                         continue
-                    if self._is_checked(intent.key):
+                    if intent.delay_ms < CHECKED_MS or self._is_checked(intent.key):
                         chosen = intent.then, b"", ()
                 if chosen is not None and chosen[0].key not in self._spent:
                     break

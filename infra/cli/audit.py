@@ -59,7 +59,7 @@ def verify(
             "say what to verify: a coordination, --bundle FILE, or --all",
             hint="For instance: mabeam audit verify --all",
         )
-    root = _root_key(invocation, root_key)
+    root = invocation.root_key(root_key)
     if bundle is not None:
         from ...core.audit.bundle_audit import verify_bundle
         from ...protocols import PROTOCOLS
@@ -78,20 +78,6 @@ def verify(
     else:
         _show(report)
     return 0 if report.clean else FAILED
-
-
-def _root_key(invocation: Invocation, given: str | None) -> bytes:
-    from ...core.errors import UsageError
-    from ..key_material import read_public_key
-
-    if given is not None:
-        return read_public_key(given)
-    if not invocation.home.exists:
-        raise UsageError(
-            "which root key? There is no deployment here",
-            hint="Give --root-key HEX or --root-key root.pub.",
-        )
-    return invocation.home.root_public_key()
 
 
 def _verify_mirror(invocation: Invocation, coordination: str | None, root: bytes) -> Report:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .coord_diagram import diagram
 from .coord_reading import export, replay, show, watch
 from .invocation import Invocation, as_id, as_json, pass_invocation, print_json, print_table
 
@@ -22,7 +23,7 @@ def coord_command() -> None:
     """Start, see, follow, explain, export and cancel coordinations."""
 
 
-for _command in (show, watch, replay, export):
+for _command in (show, watch, replay, diagram, export):
     coord_command.add_command(_command)
 
 
@@ -37,6 +38,13 @@ for _command in (show, watch, replay, export):
 @click.option("--id", "id", help="Id of the coordination (random by default).")
 @click.option("--timeout-ms", type=int, help="Overall time-out.")
 @click.option("--fault-tolerance", help="low_fault, medium_fault, high_fault or any_fault.")
+@click.option(
+    "--ordering", help="Who orders events: log (the operator) or bft (replicas that may lie)."
+)
+@click.option("-f", "--faulty", "f", type=click.IntRange(0), help="Lying replicas tolerated.")
+@click.option(
+    "--replica", "replicas", multiple=True, help="Who orders with bft; all participants if unset."
+)
 @click.option("--topic", help="Topic under which accuracy is kept.")
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait for the outcome.")
 @as_id
@@ -75,7 +83,7 @@ def start(
     invitees = participants_of(participants)
     query = CapabilityQuery(capability, at_least, at_most) if capability else None
     parameters = parameters_of(config_file, assignments)
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in options.items() if value not in (None, ())}
 
     async def work(client: Client) -> tuple[str, Decision | None]:
         name = await client.request(

@@ -27,7 +27,7 @@ def show(invocation: Invocation, coordination: str, as_json: bool) -> None:
     from ..explanation import explain, in_words
 
     root = invocation.home.root_public_key()
-    records = _records(invocation, coordination)
+    records = recorded(invocation, coordination)
     explanation = explain(coordination, list(steps(records, coordination, root, PROTOCOLS)))
     if as_json:
         print_json(explanation)
@@ -82,7 +82,7 @@ def replay(
     if overrides:
         _what_if(invocation, coordination, overrides, as_json)
         return
-    for step in steps(_records(invocation, coordination), coordination, root, PROTOCOLS):
+    for step in steps(recorded(invocation, coordination), coordination, root, PROTOCOLS):
         if as_json:
             print_json(step)
             continue
@@ -107,7 +107,7 @@ def _what_if(
             raise UsageError(f"{text!r} is not of the form NAME=VALUE")
         changes[name] = value
     root = invocation.home.root_public_key()
-    records = _records(invocation, coordination)
+    records = recorded(invocation, coordination)
     result = what_if(records, changes, coordination, root, PROTOCOLS)
     if as_json:
         print_json(result)
@@ -167,8 +167,12 @@ def export(
         click.echo(f"verify with: mabeam audit verify --bundle {target} --root-key root.pub")
 
 
-def _records(invocation: Invocation, coordination: str) -> list[Record]:
-    """Records of a coordination and of the registry, in log order."""
+def recorded(invocation: Invocation, coordination: str) -> list[Record]:
+    """Records of a coordination and of the registry, in log order.
+
+    Raises:
+        NotFoundError: the log holds none of that coordination.
+    """
     from ...core.errors import NotFoundError
     from ...core.names import REGISTRY, check_id
 

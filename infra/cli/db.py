@@ -55,23 +55,21 @@ def query(invocation: Invocation, sql: str, limit: int, as_json: bool) -> None:
 @as_json
 def docs(as_json: bool) -> None:
     """Describe every public view and column, as Markdown."""
+    from ...projections.schema_docs import schema_markdown
     from ...projections.views import public_views, view_columns
 
-    views = {
-        name: {
-            "about": table.comment or "",
-            "columns": [
-                {"name": column, "type": kind, "about": about}
-                for column, about, kind in view_columns(table)
-            ],
-        }
-        for name, table in public_views().items()
-    }
-    if as_json:
-        print_json(views)
+    if not as_json:
+        click.echo(schema_markdown(), nl=False)
         return
-    for name, view in views.items():
-        click.echo(f"## {name}\n\n{view['about']}\n\n| column | type | meaning |\n|---|---|---|")
-        for column in plain(view["columns"]):
-            click.echo(f"| `{column['name']}` | {column['type']} | {column['about']} |")
-        click.echo()
+    print_json(
+        {
+            name: {
+                "about": table.comment or "",
+                "columns": [
+                    {"name": column, "type": kind, "about": about}
+                    for column, about, kind in view_columns(table)
+                ],
+            }
+            for name, table in public_views().items()
+        }
+    )

@@ -56,6 +56,24 @@ class Invocation:
         self.home.require()
         return Wiring(self.home, id, config=self.config)
 
+    def root_key(self, given: str | None) -> bytes:
+        """The root public key given as an option, else that of the deployment.
+
+        Raises:
+            UsageError: none is given and there is no deployment.
+        """
+        from ...core.errors import UsageError
+        from ..key_material import read_public_key
+
+        if given is not None:
+            return read_public_key(given)
+        if not self.home.exists:
+            raise UsageError(
+                "which root key? There is no deployment here",
+                hint="Give --root-key HEX or --root-key root.pub.",
+            )
+        return self.home.root_public_key()
+
     def with_transport(
         self, id: str | None, work: Callable[[JetStreamTransport], Awaitable[Result]]
     ) -> Result:

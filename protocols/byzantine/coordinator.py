@@ -19,6 +19,7 @@ a certificate that surfaces later: this machine then offers the decision (BYZ-22
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from ...core.envelope import MAX_REFS
 from ...core.kernel_events import CoordinationFailed, DeadlinePassed, EvidenceSubmitted
@@ -58,6 +59,12 @@ class ByzantineCoordinator(ByzantineFold):
         finally:
             self._judge_timeout()
             self._fix_ending()
+
+    def submit(self, event: LogEvent, client: str, client_seq: int, operation: Any) -> None:
+        """See :meth:`.slots.SlotFold.submit`."""
+        self._intents = None
+        super().submit(event, client, client_seq, operation)
+        self._fix_ending()
 
     def intents(self) -> Iterable[Intent]:
         """Evidence first: nothing can follow the terminal event."""

@@ -85,6 +85,7 @@ class ByzantineFold(SlotFold):
         handler(self, event)
         self._judge_again(event.id)
         if twice is not None:
+            self._distrust(event)
             raise PeerProtocolError(
                 "equivocation",
                 f"{event.author} signed two different {event.type}",
@@ -103,6 +104,13 @@ class ByzantineFold(SlotFold):
             return None
         self.equivocations.setdefault(key, (first, event))
         return first
+
+    def _distrust(self, event: LogEvent) -> None:
+        """A primary that signed two proposals for a slot, or two NEW-VIEWs, is bad (BYZ-13)."""
+        if event.type == PRE_PREPARE:
+            self._suspect(event.content.view)
+        elif event.type == NEW_VIEW:
+            self._suspect(event.content.new_view)
 
     def _judge_again(self, event_id: bytes) -> None:
         """An event that certificates waited for has arrived."""

@@ -21,6 +21,7 @@ not (BYZ-21).
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -143,6 +144,16 @@ class ByzantineReplica(ByzantineFold):
         stable = self.checkpoints.stable
         self._commits = {s: view for s, view in self._commits.items() if s > stable}
         self._prepares = {key for key in self._prepares if key[1] > stable}
+
+    def submit(self, event: LogEvent, client: str, client_seq: int, operation: Any) -> None:
+        """See :meth:`.slots.SlotFold.submit`."""
+        self._intents = None
+        super().submit(event, client, client_seq, operation)
+
+    def rest(self, position: int) -> None:
+        """What the replicas order for is decided: keep no timer, answer those that have not."""
+        self._intents = None
+        self.decided_at = position
 
     def is_done(self) -> bool:
         """Decided, or bound to silence by the own overall deadline."""

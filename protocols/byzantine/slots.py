@@ -104,10 +104,17 @@ class SlotFold(Machine):
         config = self.config
         if config.mode == "single" and config.proposers == "requester":
             raise PeerProtocolError("not_authorised", "only the requester proposes here")
-        self.store.add(event, None)
         content = event.content
-        size = len(event.event.body)
-        self._add_request(event.id, event.author, content.client_seq, content.operation, size)
+        self.submit(event, event.author, content.client_seq, content.operation)
+
+    def submit(self, event: LogEvent, client: str, client_seq: int, operation: Any) -> None:
+        """Take an event as a request for ``operation``."""
+        if event.id in self.requests:
+            return
+        self.now += 1
+        self.chains.setdefault(event.author, AuthorChain()).add(event.event.header.author_seq)
+        self.store.add(event, None)
+        self._add_request(event.id, client, client_seq, operation, len(event.event.body))
         self._accept_held()
         self._execute(event)
 

@@ -4,33 +4,17 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from registration import register
 
-from mabeam.core.author import Author
-from mabeam.core.kernel_events import AgentRegistered
-from mabeam.core.log import Submission
-from mabeam.core.names import REGISTRY
-from mabeam.core.transport import Transport
 from mabeam.infra.local import LocalDeployment
 from mabeam.infra.membership import Applicant
 
 AGENTS = tuple(f"agent-{number}" for number in range(1, 8))
 SUPPORT = Path(__file__).parent.parent / "support"
-
-
-def register(local: LocalDeployment, id: str) -> None:
-    """Announce an agent that no daemon runs: the tests act for it."""
-    author = Author(id, "site", local.home.secrets(id).key_pair(), time.time_ns)
-    event = author.sign(REGISTRY, b"", "agent.registered", AgentRegistered("site"))
-
-    async def announce(transport: Transport) -> None:
-        await transport.log.append(Submission(event, "pub", "site"))
-
-    local.operate(announce, id)
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import Golden
 from tests.scenarios.simple_script import run_script
 
 SCENARIOS = sorted((Path(__file__).parent / "simple").glob("*.txt"))
@@ -16,10 +17,5 @@ def test_there_are_scenarios() -> None:
 
 
 @pytest.mark.parametrize("path", SCENARIOS, ids=lambda path: str(path.stem))
-def test_scenario(path: Path, request: pytest.FixtureRequest) -> None:
-    golden = path.read_text(encoding="utf-8")
-    trace = run_script(golden)
-    if request.config.getoption("--rewrite", default=False):
-        path.write_text(trace, encoding="utf-8")
-    else:
-        assert trace == golden
+def test_scenario(path: Path, golden: Golden) -> None:
+    golden.check(path, run_script(path.read_text(encoding="utf-8")))

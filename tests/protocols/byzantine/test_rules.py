@@ -179,6 +179,40 @@ def test_bad_proposals() -> None:
     assert ("view_change", 1) in bench.wishes()
 
 
+def test_a_primary_that_signs_two_proposals_for_a_slot_is_left_before_either_is_acceptable() -> (
+    None
+):
+    bench = Bench(config=SERVICE)
+    bench.fold("r2", REQUEST, RequestSubmitted(1, "another"))
+    requests = [bench.event("r1", REQUEST, RequestSubmitted(n, "x")) for n in (1, 2)]
+    digests = [batch_digest(COORDINATION, (each.id,)) for each in requests]
+    proposals = [
+        PrePrepareSent(0, 1, digest, (each.id,))
+        for digest, each in zip(digests, requests, strict=True)
+    ]
+    assert bench.fold("r0", PRE_PREPARE, proposals[0]) is None
+    assert bench.wishes() == set()
+    assert bench.fold("r0", PRE_PREPARE, proposals[1]) == "equivocation"
+    assert bench.wishes() == {("view_change", 1)}
+    for each in requests:
+        bench.apply(each)
+    assert bench.wishes() == {("view_change", 1)}, "no vote in a view that has to be left"
+
+
+def test_a_primary_that_starts_its_view_twice_is_left() -> None:
+    bench = Bench()
+    true, changes = new_view_case(bench)
+    fourth = bench.event("r0", VIEW_CHANGE, ViewChangeSent(1, 0, (), ()))
+    for event in list(bench.events.values()):
+        bench.apply(event)
+    bench.fold("r1", NEW_VIEW, true)
+    assert bench.machine.views.is_active
+    ids = (*(event.id for event in changes[:2]), fourth.id)
+    other = msgspec.structs.replace(true, view_change_ids=ids)
+    assert bench.fold("r1", NEW_VIEW, other) == "equivocation"
+    assert ("view_change", 2) in bench.wishes()
+
+
 def test_forged_entries_make_a_view_change_invalid() -> None:
     bench = Bench()
     true = bench.certificate(1, 0, A)

@@ -26,7 +26,7 @@ def freeze(weights: Mapping[str, int], **fields: Any) -> tuple[SimpleConfig, lis
 
 
 def test_registered() -> None:
-    assert PROTOCOLS["simple_consensus"] is SPEC
+    assert PROTOCOLS["simple_consensus"].config_type is SPEC.config_type
     assert {kind.name.partition(".")[0] for kind in SPEC.event_types} == {SPEC.family}
     assert {kind.name: kind.uniqueness for kind in SPEC.event_types}["simple.vote_cast"] == (
         "ballot",

@@ -1,0 +1,126 @@
+"""An agent that follows its coordination: what it believes, what it remembers."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+
+from mabeam.core.agent import Agent
+from mabeam.core.errors import PeerProtocolError
+from mabeam.core.host.following import check_request
+from mabeam.core.kernel_events import (
+    CoordinationOpened,
+    CoordinationRequested,
+    Invitee,
+    Participant,
+    RegistrySnapshot,
+)
+from mabeam.protocols import PROTOCOLS
+from mabeam.testing import World, simulated
+
+NAMES = ("r1", "r2", "r3", "r4")
+SPEC = PROTOCOLS["byzantine_consensus"]
+
+
+def requested(**changes: Any) -> CoordinationRequested:
+    """What a client asked for."""
+    wanted = CoordinationRequested(
+        SPEC.name, {"proposal": "merge"}, tuple(Invitee(name) for name in NAMES)
+    )
+    return msgspec.structs.replace(wanted, **changes)
+
+
+def opened(**changes: Any) -> CoordinationOpened:
+    """What an honest coordinator makes of it."""
+    members = tuple(Participant(name, bytes(8), name, name, 1_000_000) for name in NAMES)
+    config = msgspec.convert({"proposal": "merge", "f": 1}, SPEC.config_type)
+    frozen, members = SPEC.freeze(config, members)
+    body = CoordinationOpened(
+        request_id=bytes(32),
+        protocol=SPEC.name,
+        protocol_version=1,
+        ordering="bft",
+        fault_tolerance="low_fault",
+        f=1,
+        replicas=NAMES,
+        participants=members,
+        certificates=(),
+        config=msgspec.to_builtins(frozen),
+        overall_timeout_ms=60_000,
+        topic="general",
+        beacon=bytes(32),
+        registry_snapshot=RegistrySnapshot(0, bytes(32)),
+    )
+    return msgspec.structs.replace(body, **changes)
+
+
+def test_the_question_is_the_requesters() -> None:
+    check_request(requested(), opened(), SPEC)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given"),
+    [
+        ({}, {"config": {**opened().config, "proposal": "revert"}}),
+        ({}, {"config": {**opened().config, "view_timeout_ms": 100}}),
+        ({}, {"config": {"mode": "nonsense"}}),
+        ({"participants": (Invitee("r1"),)}, {}),
+        ({"f": 0}, {}),
+        ({"protocol": "simple_consensus"}, {}),
+    ],
+)
+def test_a_coordinator_must_not_change_it(wanted: dict[str, Any], given: dict[str, Any]) -> None:
+    with pytest.raises(PeerProtocolError) as raised:
+        check_request(requested(**wanted), opened(**given), SPEC)
+    assert raised.value.reason == "digest_mismatch"
+
+
+@simulated
+async def test_restarted_replica_goes_on_without_an_invitation() -> None:
+    async with World(1) as world:
+        await world.coordinator()
+        for name in NAMES:
+            await world.agent(name, Agent())
+        await world.nodes["r4"].crash()
+        await world.nodes["r3"].crash()
+        config = {"proposal": "merge", "view_timeout_ms": 60_000}
+        name = await world.request("byzantine_consensus", config, NAMES)
+        await world.until(lambda: len(world.verdicts(name)) >= 5)  # two of three votes are there
+        await world.nodes["r2"].crash()
+        await world.nodes["coord-1"].crash()  # nobody invites again
+        for each in ("r2", "r3", "r4"):
+            world.nodes[each].start()
+        await world.until(lambda: len(world.verdicts(name)) >= 10)
+        world.nodes["coord-1"].start()
+        got = await world.result(name)
+        assert got.outcome["view"] == 0
+        await world.settle(60)
+        world.verify()
+
+
+@simulated
+async def test_replica_whose_journal_is_gone_stays_mute() -> None:
+    async with World(2) as world:
+        await world.coordinator()
+        nodes = [await world.agent(name, Agent()) for name in NAMES]
+        await asyncio.sleep(1)  # their journals have begun
+        await world.nodes["r3"].crash()
+        await world.nodes["r4"].crash()
+        name = await world.request("byzantine_consensus", {"proposal": "merge"}, NAMES)
+        await world.until(lambda: len(world.verdicts(name)) >= 5)
+        await nodes[1].crash()
+        nodes[1].lose_journal()
+        for node in nodes:
+            node.start()
+        got = await world.result(name)
+        await world.settle(60)
+        world.verify()
+        authors = [
+            verdict.event.author
+            for verdict in world.verdicts(got.coordination)
+            if verdict.event is not None and verdict.event.type == "byzantine.commit_sent"
+        ]
+        assert sorted(set(authors)) == ["r1", "r3", "r4"]
