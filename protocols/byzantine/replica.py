@@ -97,6 +97,7 @@ class ByzantineReplica(ByzantineFold):
         self._takes_part = context.author in self.group.replicas
         self._prepares: set[tuple[int, int]] = set()
         self._commits: dict[int, int] = {}
+        self._unproven: dict[int, LogEvent] = {}
         self._checkpoints = 0
         self._proposed: dict[int, int] = {}
         self._new_views: set[int] = set()
@@ -115,6 +116,8 @@ class ByzantineReplica(ByzantineFold):
         finally:
             if event.event.header.author == self._me:
                 self._note_own(event)
+            if self._unproven:
+                self._restore()
 
     def _note_own(self, event: LogEvent) -> None:
         kind, content = event.type, event.content
@@ -124,6 +127,8 @@ class ByzantineReplica(ByzantineFold):
         elif kind == COMMIT:
             view = self._commits.get(content.sequence, 0)
             self._commits[content.sequence] = max(view, content.view)
+            if not self._covers(content.sequence, content.view):
+                self._unproven[content.sequence] = event
         elif kind == PRE_PREPARE:
             highest = self._proposed.get(content.view, 0)
             self._proposed[content.view] = max(highest, content.sequence)
@@ -131,6 +136,8 @@ class ByzantineReplica(ByzantineFold):
         elif kind == CHECKPOINT:
             self._checkpoints = max(self._checkpoints, content.sequence)
         elif kind == VIEW_CHANGE:
+            for entry in content.prepared:
+                self._keep(entry)
             self.leave(content.new_view)
         elif kind == NEW_VIEW:
             self._new_views.add(content.new_view)
@@ -138,6 +145,26 @@ class ByzantineReplica(ByzantineFold):
             self._refused.add(content.batch_digest)
         elif kind == DEADLINE_PASSED and content.name == OVERALL:
             self._muted = True
+
+    def _keep(self, entry: PreparedEntry) -> None:
+        known = self.prepared.get(entry.sequence)
+        if entry.sequence > self.checkpoints.stable and (known is None or known.view < entry.view):
+            self.prepared[entry.sequence] = entry
+
+    def _restore(self) -> None:
+        """Find the certificates behind own commits again: after a restart the own events are folded
+        first, and the view in which they were signed may be over by then."""
+        for sequence, commit in list(self._unproven.items()):
+            view, digest = commit.content.view, commit.content.batch_digest
+            signers = self.prepares.signers((view, sequence, digest))
+            primary = self.group.primary(view)
+            ids = tuple(signers[each] for each in sorted(signers) if each != primary)
+            refs = commit.event.header.refs
+            if len(ids) + 1 >= self.group.q and refs:
+                proposal_id, ids = refs[0], ids[: self.group.q - 1]
+                self._keep(PreparedEntry(sequence, view, digest, proposal_id, ids))
+            if self._covers(sequence, view):
+                del self._unproven[sequence]
 
     def _collect(self) -> None:
         super()._collect()

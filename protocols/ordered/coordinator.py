@@ -41,6 +41,7 @@ class Announcer(ByzantineCoordinator):
         """The protocol has irrevocably decided."""
         self._intents = None
         self.verdict, self.decided_at = verdict, position
+        self._fix_ending()
 
     def _decision(self) -> Append:
         assert self.verdict is not None

@@ -13,7 +13,7 @@ from typing import Any
 
 from ....core.agent import Agent, on
 from ....core.errors import LogUnavailableError
-from ....core.kernel_events import Invitee
+from ....core.kernel_events import Body, CancelRequested, Invitee
 from ....core.log import Submission
 from ....core.sim.adversaries import adversary_class
 from ....core.sim.checkers import Observation
@@ -37,6 +37,7 @@ LANDS_S = 10.0
 
 LONG_MS = 600_000
 POLL_S = 0.1
+CANCEL = "coordination.cancel_requested"
 
 _KINDS: tuple[Kind, ...] = (
     *(kind for kind in BENIGN if kind != "crash_losing_journal"),
@@ -149,24 +150,23 @@ class SimulatedByzantine(Simulation):
         if opened and submits:
             for wave in range(1, rng.choice((1, 2, 2, 3)) + 1):
                 for client in rng.sample(plan.clients, rng.randint(1, len(plan.clients))):
-                    await self._submit(world, name, client, wave, f"{client}-{wave}")
+                    body = RequestSubmitted(wave, f"{client}-{wave}")
+                    await self._submit(world, name, client, REQUEST, body)
                 if wave == 1 or rng.random() < 0.5:
                     await asyncio.sleep(rng.choice((0.0, 0.2, 2.0)))
         mute = {fault.node for fault in plan.faults if fault.kind == "crash_losing_journal"}
         witness.expected[name] = sorted(set(plan.agents) - mute)
         await self._executed(world, witness, name)
         if config["mode"] == "service":
-            await self._cancel(world, name, plan.clients[0])
+            await self._submit(world, name, plan.clients[0], CANCEL, CancelRequested("enough"))
 
-    async def _submit(
-        self, world: World, name: str, client: str, number: int, operation: str
-    ) -> None:
+    async def _submit(self, world: World, name: str, client: str, kind: str, body: Body) -> None:
+        """Sign an event as a client and store it, however often that takes."""
         node = await world.client(client)
         fold = world.observer().coordination(name)
         if fold is None or fold.terminal is not None:
             return
-        body = RequestSubmitted(number, operation)
-        event = node.client.author.sign(name, fold.epoch, REQUEST, body)
+        event = node.client.author.sign(name, fold.epoch, kind, body)
         log = node.transport().log
         while True:
             try:
@@ -182,17 +182,6 @@ class SimulatedByzantine(Simulation):
                 witness.note_late(name)
                 return
             await asyncio.sleep(POLL_S)
-
-    async def _cancel(self, world: World, name: str, client: str) -> None:
-        node = await world.client(client)
-        for _ in range(20):
-            fold = world.observer().coordination(name)
-            if fold is None or fold.cancel is not None or fold.terminal is not None:
-                return
-            try:
-                await node.client.cancel(name, "enough")
-            except LogUnavailableError:
-                await asyncio.sleep(0.5)
 
     async def finish(self, world: World) -> None:
         """What honest replicas have signed lands, sooner or later."""
