@@ -19,6 +19,7 @@ from ..envelope import Event, decode_event
 from ..errors import PeerProtocolError
 from ..kernel_events import TERMINAL_TYPES
 from ..machine import LogEvent
+from ..names import REGISTRY
 from ..replay import Replay, Verdict
 
 if TYPE_CHECKING:
@@ -213,7 +214,10 @@ def everything_ended(seen: Observation) -> Iterator[str]:
 
 
 def hosts_live(seen: Observation) -> Iterator[str]:
-    """No host of an honest node ended by itself, except for want of the log."""
+    """No host of an honest node ended by itself, except for want of the log or of its admission."""
+    for record in seen.world.network.lost:
+        if record.subject.split(".", 4)[3] == REGISTRY:
+            return
     for id, node in seen.world.nodes.items():
         if id not in seen.world.dishonest:
             yield from (f"{id} died of {death}" for death in node.deaths)

@@ -306,9 +306,11 @@ def _roles(world: World, id: str) -> Sequence[str]:
 def _check(
     seen: Observation, case: Case, simulation: Simulation, plan: Plan
 ) -> tuple[Violation, ...]:
-    untrusted = any(fault.kind in OPERATOR for fault in plan.faults)
-    if untrusted and not simulation.tolerates_operator:
-        return check_observation(seen, UNTRUSTED_OPERATOR)
+    if any(fault.kind in OPERATOR for fault in plan.faults):
+        found = check_observation(seen, UNTRUSTED_OPERATOR)
+        if not simulation.tolerates_operator:
+            return found
+        return (*found, *(Violation(case.protocol, message) for message in simulation.judge(seen)))
     blocked = bool(case.adversary) and adversary_class(case.adversary).blocks
     found = check_observation(seen, SAFETY if blocked else (*SAFETY, *LIVENESS))
     return (*found, *(Violation(case.protocol, message) for message in simulation.judge(seen)))

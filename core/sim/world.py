@@ -40,6 +40,7 @@ from .faults import Fault, inflict
 from .network import Network
 from .nodes import AgentNode, ClientNode, CoordinatorNode, MakeAgent, Node
 from .observer import Observer
+from .recollection import recollection
 from .signing import signatures
 
 POLL_S = 0.02
@@ -102,6 +103,7 @@ class World:
     async def __aenter__(self) -> Self:
         self.loop = virtual_loop()
         self._stack.enter_context(signatures(stubbed=self._stub_signatures))
+        self._stack.enter_context(recollection())
         # Journals are synced for every entry; in memory that costs nothing.
         self.directory = Path(tempfile.mkdtemp(prefix="mabeam-sim-", dir=_MEMORY))
         self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)

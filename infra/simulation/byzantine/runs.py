@@ -87,7 +87,8 @@ class SimulatedByzantine(Simulation):
         coordinators = ["coord-1", "coord-2"][: rng.choice((1, 1, 2))]
         ask = self.draw(rng, names)
         ask.config["f"] = None if tolerated == most else tolerated
-        plan = Plan(agents, coordinators, ["client-1", "client-2"], sorted(adversaries), [ask])
+        clients = ["client-1", "client-2"][: rng.choice((1, 2))]
+        plan = Plan(agents, coordinators, clients, sorted(adversaries), [ask])
         plan.faults = self._faults(case, plan, tolerated - (count - len(agents)))
         return plan
 
