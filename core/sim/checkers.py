@@ -223,6 +223,14 @@ def hosts_live(seen: Observation) -> Iterator[str]:
             yield from (f"{id} died of {death}" for death in node.deaths)
 
 
+def adversaries_live(seen: Observation) -> Iterator[str]:
+    """No adversary failed at misbehaving: a run with one that broke says nothing."""
+    world = seen.world
+    yield from (f"something broke: {error}" for error in world.errors)
+    for id in world.dishonest:
+        yield from (f"adversary {id} died of {death}" for death in world.nodes[id].deaths)
+
+
 SAFETY: tuple[Checker, ...] = (
     one_terminal,
     readers_agree,
@@ -230,6 +238,7 @@ SAFETY: tuple[Checker, ...] = (
     nobody_honest_accused,
     label_is_honest,
     hosts_live,
+    adversaries_live,
 )
 LIVENESS: tuple[Checker, ...] = (everything_ended, complete)
 UNTRUSTED_OPERATOR: tuple[Checker, ...] = (one_terminal, nobody_honest_accused, hosts_live)

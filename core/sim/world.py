@@ -79,6 +79,7 @@ class World:
         dishonest: ids of the adversaries.
         stable_at: virtual time at which the last fault so far is over.
         witnesses: what looks into the machines of a protocol, by its name.
+        errors: what was raised where nobody waited for it; nodes that lie have bugs, too.
     """
 
     def __init__(self, seed: int, protocols: Protocols, *, stub_signatures: bool = False) -> None:
@@ -90,6 +91,7 @@ class World:
         self.dishonest: dict[str, None] = {}
         self.stable_at = 0.0
         self.witnesses: dict[str, Any] = {}
+        self.errors: list[str] = []
         self.requested: list[str] = []
         self.loop: VirtualLoop
         self.network: Network
@@ -102,6 +104,7 @@ class World:
 
     async def __aenter__(self) -> Self:
         self.loop = virtual_loop()
+        self.loop.set_exception_handler(self._note_error)
         self._stack.enter_context(signatures(stubbed=self._stub_signatures))
         self._stack.enter_context(recollection())
         # Journals are synced for every entry; in memory that costs nothing.
@@ -123,6 +126,10 @@ class World:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         self._stack.close()
+
+    def _note_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "handle" in context:
+            self.errors.append(repr(context.get("exception")))
 
     # Nodes ------------------------------------------------------------------------------------
 
@@ -182,12 +189,15 @@ class World:
             voices: make agents with different opinions, for those that equivocate.
             wait: return once it is registered, if it is an agent.
         """
-        node = adversary_class(name)(self, id, voices)
-        await self.admit(id, *node.roles)
-        self.dishonest[id] = None
+        return await self.join(adversary_class(name)(self, id, voices), wait=wait)
+
+    async def join(self, node: Adversary, *, wait: bool = True) -> Adversary:
+        """Admit and start an adversary that was made by hand."""
+        await self.admit(node.id, *node.roles)
+        self.dishonest[node.id] = None
         self._start(node)
         if wait and "agent" in node.roles:
-            await self.until(lambda: self._is_registered(id))
+            await self.until(lambda: self._is_registered(node.id))
         return node
 
     def _start(self, node: Node) -> None:

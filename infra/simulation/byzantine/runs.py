@@ -152,29 +152,14 @@ class SimulatedByzantine(Simulation):
             for wave in range(1, rng.choice((1, 2, 2, 3)) + 1):
                 for client in rng.sample(plan.clients, rng.randint(1, len(plan.clients))):
                     body = RequestSubmitted(wave, f"{client}-{wave}")
-                    await self._submit(world, name, client, REQUEST, body)
+                    await submit(world, name, client, REQUEST, body)
                 if wave == 1 or rng.random() < 0.5:
                     await asyncio.sleep(rng.choice((0.0, 0.2, 2.0)))
         mute = {fault.node for fault in plan.faults if fault.kind == "crash_losing_journal"}
         witness.expected[name] = sorted(set(plan.agents) - mute)
         await self._executed(world, witness, name)
         if config["mode"] == "service":
-            await self._submit(world, name, plan.clients[0], CANCEL, CancelRequested("enough"))
-
-    async def _submit(self, world: World, name: str, client: str, kind: str, body: Body) -> None:
-        """Sign an event as a client and store it, however often that takes."""
-        node = await world.client(client)
-        fold = world.observer().coordination(name)
-        if fold is None or fold.terminal is not None:
-            return
-        event = node.client.author.sign(name, fold.epoch, kind, body)
-        log = node.transport().log
-        while True:
-            try:
-                await log.append(Submission(event, "pub", client))
-            except LogUnavailableError:
-                continue
-            return
+            await submit(world, name, plan.clients[0], CANCEL, CancelRequested("enough"))
 
     async def _executed(self, world: World, witness: Witness, name: str) -> None:
         """Wait until the replicas have done all they can, or should have."""
@@ -208,3 +193,19 @@ def _gaps(world: World) -> bool:
         if fold is not None
         for gap in fold.chains.gaps()
     )
+
+
+async def submit(world: World, name: str, client: str, kind: str, body: Body) -> None:
+    """Sign an event as a client and store it, however often that takes."""
+    node = await world.client(client)
+    fold = world.observer().coordination(name)
+    if fold is None or fold.terminal is not None:
+        return
+    event = node.client.author.sign(name, fold.epoch, kind, body)
+    log = node.transport().log
+    while True:
+        try:
+            await log.append(Submission(event, "pub", client))
+        except LogUnavailableError:
+            continue
+        return

@@ -15,7 +15,7 @@ from ....core.host.participant import ParticipantHost
 from ....core.journal import Journal
 from ....core.log import Record
 from ....core.sim.adversary import Adversary
-from ....core.sim.connection import SimTransport
+from ....core.sim.connection import SimLog, SimTransport
 from ....core.sim.network import Link, Network, Sight, chance_of
 from ....core.telemetry import NoTelemetry
 from ....core.transport import InvitationDelivery
@@ -40,11 +40,17 @@ class _Copy:
         """As above; the coordinator invites again by itself."""
 
 
-class _TwinTransport(SimTransport):
-    """The connection of one twin, with an inbox of its own."""
+class TwinTransport(SimTransport):
+    """The connection of one twin, with an inbox of its own.
 
-    def __init__(self, network: Network, link: Link) -> None:
+    Args:
+        network, link: see :class:`~mabeam.core.sim.connection.SimTransport`.
+        log: the log as it sees it; by default the one at the end of the link.
+    """
+
+    def __init__(self, network: Network, link: Link, log: SimLog | None = None) -> None:
         super().__init__(network, link)
+        self._log = log or self._log
         self.inbox: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def invitations(
@@ -56,16 +62,16 @@ class _TwinTransport(SimTransport):
 
 
 class Twins(Adversary):
-    """Two production hosts for one id.
-
-    Attributes:
-        rift_s: for how long either is kept from what the other half of the group says.
-    """
+    """Two production hosts for one id."""
 
     name = "twins"
     protocols = (PROTOCOL,)
 
-    def rift(self, side: int) -> Sight:
+    def twin_transport(self, side: int, link: Link) -> TwinTransport:
+        """The connection of one of the two."""
+        return TwinTransport(self.world.network, link)
+
+    def sight(self, side: int) -> Sight:
         """What one of the two sees late: its brother's events, and those of half of the others."""
         delay_s = self.rng.choice((0.3, 1.0, 3.0, inf))
         until = self.world.loop.time() + self.rng.uniform(2.0, 12.0)
@@ -89,19 +95,19 @@ class Twins(Adversary):
         transports = []
         for side in (0, 1):
             link = network.link(f"{self.id}/{side}")
-            transports.append(_TwinTransport(network, link))
+            transports.append(self.twin_transport(side, link))
         async with asyncio.TaskGroup() as group:
             for side, transport in enumerate(transports):
                 await self._register(group, side, transport)
             for side, transport in enumerate(transports):
-                network.link(f"{self.id}/{side}").sights.append(self.rift(side))
+                network.link(f"{self.id}/{side}").sights.append(self.sight(side))
             async for delivery in self.transport().invitations(self.id, self.id, 100):
                 await delivery.ack()
                 for transport in transports:
                     transport.inbox.put_nowait(delivery.payload)
 
     async def _register(
-        self, group: asyncio.TaskGroup, side: int, transport: _TwinTransport
+        self, group: asyncio.TaskGroup, side: int, transport: TwinTransport
     ) -> None:
         """Start one of the two; the second registers behind the first, or both would be mute."""
         journal = Journal(self.world.directory / f"{self.id}.{side}.journal", self.id, self.key.key_id)
