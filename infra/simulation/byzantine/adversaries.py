@@ -98,7 +98,8 @@ class EquivocatingPrimary(DishonestReplica):
 
 
 class MessageMutation(DishonestReplica):
-    """Changes one field of what it says by a little, or repeats an old value (Winter et al. 2023)."""
+    """Changes one field of what it says by a little, repeats an old value (Winter et al. 2023), or
+    says it under another configuration."""
 
     name = "message_mutation"
 
@@ -111,7 +112,11 @@ class MessageMutation(DishonestReplica):
         mutated = self._mutated(append)
         self._said.append(append)
         chance = self.rng.random()
-        if mutated is None or chance < 0.35:
+        if self.rng.random() < 0.15 and self.may_misbehave():
+            epoch = sha256(b"another configuration")
+            strings.sign((append.type, append.body, append.refs), epoch=epoch)
+            strings.pretend(append)
+        elif mutated is None or chance < 0.35:
             strings.speak(append)
         elif chance < 0.55:
             self.lie(strings, [mutated])

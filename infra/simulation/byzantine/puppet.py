@@ -150,10 +150,14 @@ class Strings:
 
     # Speaking ---------------------------------------------------------------------------------
 
-    def sign(self, statement: Statement, delay_s: float = 0.0) -> LogEvent:
+    def sign(
+        self, statement: Statement, delay_s: float = 0.0, epoch: bytes | None = None
+    ) -> LogEvent:
         """Sign anything and send it off; the machine is not told."""
         kind, body, refs = statement
-        event = self.replica.sign(self.coordination.id, self.coordination.epoch, kind, body, refs)
+        name = self.coordination.id
+        epoch = self.coordination.epoch if epoch is None else epoch
+        event = self.replica.sign(name, epoch, kind, body, refs)
         self._outgoing.put_nowait((event, delay_s))
         self._seen[event.id] = self.loop.time()
         return LogEvent(0, self.replica.clock_ns(), event, body)

@@ -77,10 +77,11 @@ class Witness:
         machine.reported = len(machine.executor.log)
 
     def lives(self, coordination: str) -> Iterator[tuple[str, ByzantineReplica]]:
-        """The machine each honest replica had last, by author."""
+        """The machine each honest replica had last, by author; those that never folded anything only
+        served to look at an invitation that came again."""
         for (name, author), machines in self.replicas.items():
             if name == coordination:
-                yield author, machines[-1]
+                yield author, next((each for each in reversed(machines) if each.now), machines[-1])
 
     def late(self, coordination: str) -> list[str]:
         """Replicas that take part, know of something to do and have not done it."""
