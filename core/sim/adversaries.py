@@ -200,5 +200,7 @@ def adversary_class(name: str) -> type[Adversary]:
 def adversaries_against(protocol: str) -> list[str]:
     """Names of the adversaries that a protocol can have, in the order of their registration."""
     return [
-        name for name, kind in ADVERSARIES.items() if not kind.protocols or protocol in kind.protocols
+        name
+        for name, kind in ADVERSARIES.items()
+        if not kind.protocols or protocol in kind.protocols
     ]

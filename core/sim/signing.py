@@ -40,7 +40,9 @@ def stub_open(signed: bytes, public_key: bytes) -> bytes:
     return message
 
 
-_TRUE = [(module, vars(module)["crypto_sign"], vars(module)["crypto_sign_open"]) for module in _SIGNERS]
+_TRUE = [
+    (module, vars(module)["crypto_sign"], vars(module)["crypto_sign_open"]) for module in _SIGNERS
+]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..agent import Agent
 from ..author import Author
@@ -42,6 +42,9 @@ from .nodes import AgentNode, ClientNode, CoordinatorNode, MakeAgent, Node
 from .observer import Observer
 from .recollection import recollection
 from .signing import signatures
+
+if TYPE_CHECKING:
+    from .checkers import Violation
 
 POLL_S = 0.02
 """How often a condition is tried, virtual seconds."""
@@ -320,14 +323,18 @@ class World:
                 trace.update(f"{node.id} {name} {at:.6f} {terminal.hex()}\n".encode())
         return trace.hexdigest()
 
+    def check(self, **options: Any) -> tuple[Violation, ...]:
+        """What the checkers find; see :func:`~.checkers.check`."""
+        from .checkers import check
+
+        return check(self, **options)
+
     def verify(self, **options: Any) -> None:
         """Run all checkers.
 
         Raises:
             BrokenPromiseError: one of them found something; the message lists it all.
         """
-        from .checkers import check
-
-        violations = check(self, **options)
+        violations = self.check(**options)
         if violations:
             raise BrokenPromiseError("\n".join(map(str, violations)))

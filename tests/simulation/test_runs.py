@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from mabeam.core.sim.adversaries import ADVERSARIES
+from mabeam.core.sim.adversaries import adversaries_against
 from mabeam.core.sim.run import REAL_SIGNATURES_EVERY, Case, run_case
 from mabeam.infra.cli.sim import draw_cases, replay_command
 from mabeam.infra.simulation.simple import SimulatedSimple
 
 SIMPLE = SimulatedSimple()
-ADVERSARY_NAMES = ["", *ADVERSARIES]
+ADVERSARY_NAMES = ["", *adversaries_against(SIMPLE.protocol)]
 SEEDS = range(1, 44)
 """Per adversary; with all of them 300 schedules."""
 

@@ -166,4 +166,3 @@ class EquivocatingClient(DishonestReplica):
                 body = RequestSubmitted(self.rng.choice((number, number, 1)), operation)
                 strings.fold(strings.sign((REQUEST, body, ()), self.rng.choice((0.0, 0.3))))
             strings.react()
-

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ....core.agent import Agent, on
-from ....core.errors import LogUnavailableError
+from ....core.errors import LogUnavailableError, UsageError
 from ....core.kernel_events import Body, CancelRequested, Invitee
 from ....core.log import Submission
+from ....core.ordering import MIN_REPLICAS
 from ....core.sim.adversaries import adversary_class
 from ....core.sim.checkers import Observation
 from ....core.sim.faults import BENIGN, SIGHT, Fault, Kind, draw_faults
@@ -71,6 +72,8 @@ class SimulatedByzantine(Simulation):
     def plan(self, rng: random.Random, case: Case) -> Plan:
         """A group with at most f traitors, the first primary among them in most runs."""
         count = case.replicas or rng.randint(4, 7)
+        if count < MIN_REPLICAS:
+            raise UsageError(f"{count} replicas withstand no traitor, it takes at least 4")
         most = (count - 1) // 3
         tolerated = rng.choice((most, most, rng.randint(1, most)))
         names = [f"r{number}" for number in range(count)]
@@ -182,7 +185,6 @@ def is_opened(world: World, name: str) -> bool:
     """Whether the coordination has begun, or ended before that."""
     fold = world.observer().coordination(name)
     return fold is not None and (fold.opened is not None or fold.terminal is not None)
-
 
 
 def _gaps(world: World) -> bool:

@@ -110,7 +110,9 @@ class Twins(Adversary):
         self, group: asyncio.TaskGroup, side: int, transport: TwinTransport
     ) -> None:
         """Start one of the two; the second registers behind the first, or both would be mute."""
-        journal = Journal(self.world.directory / f"{self.id}.{side}.journal", self.id, self.key.key_id)
+        journal = Journal(
+            self.world.directory / f"{self.id}.{side}.journal", self.id, self.key.key_id
+        )
         host = ParticipantHost(
             self.voices[side]() if side < len(self.voices) else Agent(),
             self.author(),

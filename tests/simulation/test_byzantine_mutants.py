@@ -1,0 +1,173 @@
+"""Named wrong versions of the host and of the machine, every one found by a few seeds (TST-5).
+
+The seeds are those the right version passes in ``test_byzantine`` and ``seeds``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import NamedTuple
+
+import pytest
+
+from mabeam.core.coordination import Coordination
+from mabeam.core.host.membership import Membership
+from mabeam.core.journal import Journal
+from mabeam.core.sim.run import Case, run_case
+from mabeam.infra.simulation import simulation_of
+from mabeam.protocols.byzantine.coordinator import ByzantineCoordinator
+from mabeam.protocols.byzantine.replica import ByzantineReplica
+from tests.protocols.simple.test_mutants import Mutant, applied
+
+PROTOCOL = "byzantine_consensus"
+SIMULATION = simulation_of(PROTOCOL)
+
+
+class Hunt(NamedTuple):
+    """Changes that make one wrong version, and the schedules that find it."""
+
+    name: str
+    mutants: tuple[Mutant, ...]
+    adversary: str
+    count: int
+    seeds: range
+
+
+def _one(name: str, function: object, right: str, wrong: str) -> tuple[Mutant, ...]:
+    return (Mutant(name, function, right, wrong),)
+
+
+HUNTS = (
+    Hunt(
+        "sign-once off",
+        (
+            Mutant(
+                "nothing is found",
+                Journal.find,
+                "if place is None:",
+                'if place is None or (key[0] == "followed" and len(key) > 2):',
+            ),
+            Mutant(
+                "anything is written",
+                Journal.sign_once,
+                "if before.wire == entry.wire:",
+                "if True:",
+            ),
+        ),
+        "liar",
+        4,
+        range(1, 12),
+    ),
+    Hunt(
+        "own events not folded at once",
+        _one(
+            "own events not folded at once",
+            Membership._fold_own,
+            "self._folded.add(event.id)",
+            "return",
+        ),
+        "slow_primary",
+        4,
+        range(1, 12),
+    ),
+    Hunt(
+        "journal not read at start",
+        _one(
+            "journal not read at start",
+            Membership._join,
+            "if key != slot]",
+            "if not key]",
+        ),
+        "",
+        4,
+        range(85, 95),
+    ),
+    Hunt(
+        "votes across epochs counted",
+        (
+            Mutant(
+                "host",
+                Membership._take,
+                "event.event.header.epoch != self.coordination.epoch",
+                "False",
+            ),
+            Mutant(
+                "fold",
+                Coordination._fold,
+                "header.epoch != self.epoch and not cancels",
+                "header.epoch != self.epoch and not self.epoch",
+            ),
+        ),
+        "message_mutation",
+        4,
+        range(1, 8),
+    ),
+    Hunt(
+        "timer that waits to read again spins",
+        _one(
+            "timer that waits to read again spins",
+            Membership._pause,
+            "else self._reread_at",
+            "else min(self._quiet_until, self._reread_at)",
+        ),
+        "liar",
+        4,
+        range(5, 6),
+    ),
+    Hunt(
+        "an end that was taken back still ends",
+        _one(
+            "an end that was taken back still ends",
+            Membership._is_over,
+            "self._done_at = None",
+            "pass",
+        ),
+        "rogue_coordinator",
+        4,
+        range(7, 8),
+    ),
+    Hunt(
+        "outcome computed when asked for",
+        (
+            Mutant("not fixed", ByzantineCoordinator._fix_ending, "self._decided is None", "False"),
+            Mutant(
+                "late",
+                ByzantineCoordinator._ending,
+                "elif self._decided is not None:",
+                "elif self.is_decided:\n        self._decided = self._decided or self._decision()",
+            ),
+        ),
+        "equivocating_client",
+        4,
+        range(10, 17),
+    ),
+    Hunt(
+        "certificates not found again after a restart",
+        (
+            Mutant("commits", ByzantineReplica._restore, "and refs:", "and not refs:"),
+            Mutant("view changes", ByzantineReplica._keep, "known is None or", "False and"),
+        ),
+        "coalition",
+        7,
+        range(92, 93),
+    ),
+)
+
+
+def _schedules(hunt: Hunt) -> Iterator[Case]:
+    return (Case(PROTOCOL, seed, hunt.adversary, hunt.count) for seed in hunt.seeds)
+
+
+@pytest.mark.parametrize("hunt", HUNTS, ids=lambda hunt: str(hunt.name))
+def test_mutant_is_found(hunt: Hunt) -> None:
+    with ExitStack() as stack:
+        for mutant in hunt.mutants:
+            stack.enter_context(applied(mutant))
+        assert any(run_case(case, SIMULATION).failed for case in _schedules(hunt))
+
+
+@pytest.mark.parametrize("hunt", HUNTS, ids=lambda hunt: str(hunt.name))
+def test_right_version_survives(hunt: Hunt) -> None:
+    for case in _schedules(hunt):
+        assert not run_case(case, SIMULATION).failed, case
