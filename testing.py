@@ -6,7 +6,7 @@ protocol, from ``mabeam.infra.simulation``; :class:`World` knows all protocols.
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 from .core.machine import Protocols
 from .core.sim import checkers
@@ -85,9 +85,6 @@ class World(worlds.World):
                 simulation.prepare(self)
         return self
 
-    def check(
-        self,
-        checkers: tuple[checkers.Checker, ...] = (*checkers.SAFETY, *checkers.LIVENESS),
-    ) -> tuple[Violation, ...]:
+    def check(self, **options: Any) -> tuple[Violation, ...]:
         """See :func:`check`."""
-        return check(self, checkers)
+        return check(self, **options)

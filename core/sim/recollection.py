@@ -21,8 +21,8 @@ _DECODERS = (admission, membership)
 @contextmanager
 def recollection() -> Iterator[None]:
     """Remember decoded events, bodies and certificates while the context is open."""
-    decode, decode_body = admission.decode_event, admission.Admission.decode_body
-    verify = keyring.verify_certificate
+    decode, verify = vars(admission)["decode_event"], vars(keyring)["verify_certificate"]
+    decode_body = admission.Admission.decode_body
     bodies: dict[bytes, Any] = {}
 
     def decode_body_once(self: admission.Admission, event: Event) -> Any:

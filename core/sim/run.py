@@ -158,14 +158,14 @@ class Simulation(ABC):
     def agent(self, rng: random.Random) -> Agent:
         """An agent with random opinions, delays and failures."""
 
-    def prepare(self, world: World) -> None:
+    def prepare(self, world: World) -> None:  # noqa: B027 - most protocols need none of these
         """Look into a world before anything is in it; :meth:`judge` may want to know more than the
         log tells."""
 
-    async def act(self, world: World, plan: Plan, case: Case) -> None:
+    async def act(self, world: World, plan: Plan, case: Case) -> None:  # noqa: B027
         """Do what clients do besides asking for coordinations."""
 
-    async def finish(self, world: World) -> None:
+    async def finish(self, world: World) -> None:  # noqa: B027
         """Let time pass until everything under way has landed; everybody has seen the end."""
 
     @abstractmethod

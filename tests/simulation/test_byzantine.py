@@ -1,4 +1,4 @@
-"""Byzantine consensus through the production hosts: every adversary, every size, within the bound."""
+"""Byzantine consensus through the production hosts: every adversary and size within the bound."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mabeam.infra.cli.sim import replay_command
 from mabeam.infra.simulation import simulation_of
 from mabeam.infra.simulation.byzantine.checks import fold_again
 from mabeam.protocols.byzantine.fold import ByzantineFold
-from mabeam.testing import Fault, World, simulated
+from mabeam.testing import Fault, World, check, simulated
 
 PROTOCOL = "byzantine_consensus"
 SIMULATION = simulation_of(PROTOCOL)
@@ -129,6 +129,4 @@ async def test_verify_finds_what_only_the_protocol_knows() -> None:
         machine = world.witnesses[PROTOCOL].replicas[name, "r1"][-1]
         lie = type(machine.executor.log[0])(1, bytes(32), (), bytes(32))
         machine.executor.log[0] = lie
-        from mabeam.testing import check
-
         assert PROTOCOL in {violation.checker for violation in check(world)}

@@ -5,19 +5,24 @@ The seeds are those the right version passes in ``test_byzantine`` and ``seeds``
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import NamedTuple
 
 import pytest
 
+from mabeam import Agent
 from mabeam.core.coordination import Coordination
 from mabeam.core.host.membership import Membership
 from mabeam.core.journal import Journal
 from mabeam.core.sim.run import Case, run_case
 from mabeam.infra.simulation import simulation_of
+from mabeam.infra.simulation.byzantine.runs import is_opened, submit
 from mabeam.protocols.byzantine.coordinator import ByzantineCoordinator
+from mabeam.protocols.byzantine.events import REQUEST, RequestSubmitted
 from mabeam.protocols.byzantine.replica import ByzantineReplica
+from mabeam.testing import Fault, World, simulate
 from tests.protocols.simple.test_mutants import Mutant, applied
 
 PROTOCOL = "byzantine_consensus"
@@ -30,7 +35,7 @@ class Hunt(NamedTuple):
     name: str
     mutants: tuple[Mutant, ...]
     adversary: str
-    count: int
+    replicas: int
     seeds: range
 
 
@@ -156,7 +161,7 @@ HUNTS = (
 
 
 def _schedules(hunt: Hunt) -> Iterator[Case]:
-    return (Case(PROTOCOL, seed, hunt.adversary, hunt.count) for seed in hunt.seeds)
+    return (Case(PROTOCOL, seed, hunt.adversary, hunt.replicas) for seed in hunt.seeds)
 
 
 @pytest.mark.parametrize("hunt", HUNTS, ids=lambda hunt: str(hunt.name))
@@ -171,3 +176,40 @@ def test_mutant_is_found(hunt: Hunt) -> None:
 def test_right_version_survives(hunt: Hunt) -> None:
     for case in _schedules(hunt):
         assert not run_case(case, SIMULATION).failed, case
+
+
+SLOTS = 14
+
+
+async def _scattered(seed: int) -> bool:
+    """Whether a replica that sees the log in a wild order ends up where the others are."""
+    async with World(seed, stub_signatures=True) as world:
+        await world.coordinator()
+        names = ["r0", "r1", "r2", "r3"]
+        for name in names:
+            await world.agent(name, Agent())
+        config = {"mode": "service", "checkpoint_interval": 1, "batch_delay_ms": 0}
+        name = await world.request(PROTOCOL, config, names, timeout_ms=600_000)
+        await world.until(lambda: is_opened(world, name))
+        world.schedule(Fault("scatter", 0, "r3", 30_000, 9_000))
+        for number in range(1, SLOTS + 1):
+            await submit(world, name, "client", REQUEST, RequestSubmitted(number, number))
+            await asyncio.sleep(0.2)
+        machine = world.witnesses[PROTOCOL].replicas[name, "r3"][-1]
+        return await world.until(lambda: machine.executor.executed >= SLOTS, 60)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_came_too_early_is_read_again(seed: int) -> None:
+    assert simulate(_scattered(seed))
+
+
+def test_wanted_events_never_read_again() -> None:
+    mutant = Mutant(
+        "never read again",
+        Membership._look_again,
+        "wanted = machine.wanted()",
+        "wanted = frozenset()",
+    )
+    with applied(mutant):
+        assert not all(simulate(_scattered(seed)) for seed in range(3))

@@ -47,7 +47,7 @@ def judge(seen: Observation, protocol: str) -> Iterator[str]:
 
 def _events(verdicts: Iterable[Verdict], fold: Coordination) -> list[LogEvent]:
     """All events of the coordination that are what they claim to be, effective or not."""
-    found = {}
+    found: dict[bytes, LogEvent] = {}
     for verdict in verdicts:
         event = verdict.event
         if event is not None and event.event.header.epoch == fold.epoch:

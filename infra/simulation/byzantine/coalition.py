@@ -24,7 +24,7 @@ from .puppet import DishonestReplica, Strings
 replace = msgspec.structs.replace
 
 MAX_STRIKES = 8
-"""Times one adversary holds up the messages of others; the network is only partially synchronous."""
+"""Times one adversary holds up others; the network is only partially synchronous."""
 
 STRIKES_UNTIL_S = 20.0
 
@@ -114,8 +114,7 @@ class Adaptive(DishonestReplica):
                 self._spoil(strings, event.author, body.view)
 
     def say(self, strings: Strings, append: Append) -> None:
-        """Everything but the vote that completes a certificate, which comes late."""
-        body: Any = append.body
+        """Everything; half of its commits come late."""
         if append.type == COMMIT and self.rng.random() < 0.5:
             strings.speak(append, self.rng.uniform(0.5, 3.0))
         else:

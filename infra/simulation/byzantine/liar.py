@@ -28,7 +28,7 @@ LIE = sha256(b"lie")
 
 
 class Liar(DishonestReplica):
-    """Forges, omits and repeats certificates; starts views wrongly; takes checkpoints nobody has."""
+    """Forges, omits and repeats certificates, starts views wrongly, takes wrong checkpoints."""
 
     name = "liar"
 

@@ -1,4 +1,4 @@
-"""Random Byzantine coordinations: a seed chooses the group, its traitors, the clients and the faults.
+"""Random Byzantine coordinations: a seed chooses group, traitors, clients and faults.
 
 At most f replicas are Byzantine in all: adversaries, and honest ones that lose their journal, which
 then stay mute. View time-outs are short, so that views change.
@@ -30,8 +30,9 @@ from .witness import Witness, watch
 
 FAULTS_WITHIN_MS = 6_000
 MARGIN_S = 20.0
-"""Beyond twice the longest view time-out used, so long after the last fault everything has executed:
-processes and connections come back within seconds, a lease of the coordinator runs out after 5."""
+"""Beyond twice the longest view time-out used, so long after the last fault everything has
+executed: processes and connections come back within seconds, a coordinator's lease runs out after
+5."""
 
 LANDS_S = 10.0
 """So long after the end the last event of a replica that had no connection is stored."""
@@ -105,7 +106,7 @@ class SimulatedByzantine(Simulation):
             plan.agents,
             count=rng.choice((0, 1, 2, 3, 4, 6, 9)),
             within_ms=FAULTS_WITHIN_MS,
-            kinds=(*kinds, *(["truncate"] * 12 if case.operator else ())),  # type: ignore[arg-type]
+            kinds=(*kinds, *(["truncate"] * 12 if case.operator else ())),
         )
         return tuple(
             fault

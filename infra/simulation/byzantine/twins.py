@@ -99,7 +99,7 @@ class Twins(Adversary):
         async with asyncio.TaskGroup() as group:
             for side, transport in enumerate(transports):
                 await self._register(group, side, transport)
-            for side, transport in enumerate(transports):
+            for side in (0, 1):
                 network.link(f"{self.id}/{side}").sights.append(self.sight(side))
             async for delivery in self.transport().invitations(self.id, self.id, 100):
                 await delivery.ack()

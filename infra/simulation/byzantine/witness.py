@@ -77,7 +77,7 @@ class Witness:
         machine.reported = len(machine.executor.log)
 
     def lives(self, coordination: str) -> Iterator[tuple[str, ByzantineReplica]]:
-        """The machine each honest replica had last, by author; those that never folded anything only
+        """The machine each honest replica had last, by author; one that never folded anything only
         served to look at an invitation that came again."""
         for (name, author), machines in self.replicas.items():
             if name == coordination:
