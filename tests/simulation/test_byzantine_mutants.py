@@ -195,8 +195,10 @@ async def _scattered(seed: int) -> bool:
         for number in range(1, SLOTS + 1):
             await submit(world, name, "client", REQUEST, RequestSubmitted(number, number))
             await asyncio.sleep(0.2)
-        machine = world.witnesses[PROTOCOL].replicas[name, "r3"][-1]
-        return await world.until(lambda: machine.executor.executed >= SLOTS, 60)
+        witness = world.witnesses[PROTOCOL]
+        return await world.until(
+            lambda: dict(witness.lives(name))["r3"].executor.executed >= SLOTS, 60
+        )
 
 
 @pytest.mark.parametrize("seed", range(3))
