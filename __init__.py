@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .core.client import Client, CoordinationFailedError, Decision
     from .core.errors import MabeamError
     from .core.kernel_events import CapabilityQuery, Invitee
+    from .protocols.byzantine import ProposalRequest, Verdict
     from .protocols.simple import Ballot, VoteRequest
 
 _MODULES = {
@@ -25,6 +26,8 @@ _MODULES = {
     "Decision": ".core.client",
     "Invitee": ".core.kernel_events",
     "MabeamError": ".core.errors",
+    "ProposalRequest": ".protocols.byzantine",
+    "Verdict": ".protocols.byzantine",
     "VoteRequest": ".protocols.simple",
     "on": ".core.agent",
 }
@@ -38,6 +41,8 @@ __all__ = [
     "Decision",
     "Invitee",
     "MabeamError",
+    "ProposalRequest",
+    "Verdict",
     "VoteRequest",
     "on",
 ]

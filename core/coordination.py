@@ -57,6 +57,7 @@ class Coordination:
             coordinator announced; replicas do not depend on it.
         cancel: the accepted cancel request, if any.
         machine: the protocol's machine once open.
+        context: the frozen configuration once open.
         chains: author chains.
         events: admitted events folded, rejected ones included.
     """
@@ -83,6 +84,7 @@ class Coordination:
         self.announced: LogEvent | None = None
         self.cancel: LogEvent | None = None
         self.machine: Machine | None = None
+        self.context: Context | None = None
         self.chains = ChainBook()
         self.events = 0
         self.last_control = 0
@@ -268,7 +270,7 @@ class Coordination:
         context = Context(self.id, epoch, event.id, content, config, self.author, self._secret)
         factory = spec.participant if self.role == "participant" else spec.coordinator
         self.machine = factory(context)
-        self.opened, self.epoch = event, epoch
+        self.opened, self.epoch, self.context = event, epoch, context
         self._participants = participants
         types = (*spec.event_types, *(spec.ordering_types if self.is_ordered else ()))
         self._domain_types = {kind.name: kind for kind in types}
@@ -347,7 +349,7 @@ class Coordination:
         self._require_claimant(event)
 
     def _apply_evidence(self, event: LogEvent) -> None:
-        check_evidence(event.content, self._public_key, self._protocols)
+        check_evidence(event.content, self._public_key, self._protocols, self.context)
         if self.machine is not None and self.terminal is None:
             self.machine.apply(event)
 

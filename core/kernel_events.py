@@ -267,7 +267,7 @@ class EvidenceSubmitted(Body, frozen=True):
 
     Attributes:
         rule: ``E1`` … ``E9``.
-        accused: id whose key signed the proof's events.
+        accused: id whose key signed the first of the proof's events; for E1, E4 and E7 all.
         proof_ids: ids of the events that make the proof.
         proof: the events as transported, in the order of ``proof_ids``.
     """
@@ -302,6 +302,7 @@ class EventType(msgspec.Struct, frozen=True):
         uniqueness: body fields that, with author and type, form the key under which only one event
             may ever be signed (COM-17); ``None`` if several are fine.
         open_to_clients: whether admitted authors outside the participants may sign it too.
+        contradiction: evidence rule that two different events under one such key break.
     """
 
     name: str
@@ -309,6 +310,7 @@ class EventType(msgspec.Struct, frozen=True):
     classes: frozenset[EventClass]
     uniqueness: tuple[str, ...] | None = None
     open_to_clients: bool = False
+    contradiction: str = "E1"
 
 
 Catalog = Mapping[str, EventType]
@@ -319,9 +321,10 @@ def event_type(
     body: type[Body],
     *classes: EventClass,
     uniqueness: tuple[str, ...] | None = None,
+    contradiction: str = "E1",
 ) -> EventType:
     """Shorthand for a catalog entry."""
-    return EventType(name, body, frozenset(classes), uniqueness)
+    return EventType(name, body, frozenset(classes), uniqueness, contradiction=contradiction)
 
 
 KERNEL_EVENT_TYPES: tuple[EventType, ...] = (

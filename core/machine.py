@@ -199,6 +199,16 @@ class Machine(ABC):
         return False
 
 
+ProofRule = Callable[[str, tuple[LogEvent, ...], Context], str]
+"""Judges a proof of misbehaviour by the protocol's own rules (specification 13).
+
+Given the accused, the proof's events, and the configuration they were signed under. The events are
+authentic, typed and of one coordination and epoch; the accused signed the first. Pure. Returns the
+uniqueness key of the offence. Raises :class:`~mabeam.core.errors.PeerProtocolError` if nothing is
+proven.
+"""
+
+
 class ProtocolSpec(msgspec.Struct, frozen=True):
     """Everything the kernel needs to run a protocol.
 
@@ -215,6 +225,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
         orderings: what may order its events, the default first. With ``bft`` every participant
             follows the coordination, else it acts on its invitation alone.
         ordering_types: events of the replicas, with ``bft`` part of the coordination too.
+        proofs: rules of evidence beyond the kernel's own, by name.
     """
 
     name: str
@@ -229,6 +240,7 @@ class ProtocolSpec(msgspec.Struct, frozen=True):
     version: int = 1
     orderings: tuple[Ordering, ...] = ("log",)
     ordering_types: tuple[EventType, ...] = ()
+    proofs: Mapping[str, ProofRule] = {}
 
 
 Protocols = Mapping[str, ProtocolSpec]

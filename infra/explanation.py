@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -11,6 +12,8 @@ import msgspec
 
 from ..core.audit.replay import Step
 from ..core.errors import NotFoundError
+from .evidence_words import NOUNS
+from .replica_story import ReplicaStory, story_in_words
 
 IN_FORCE = "in force"
 _ENDINGS = ("coordination.decided", "coordination.failed", "coordination.cancelled")
@@ -72,6 +75,7 @@ class Explanation(msgspec.Struct, frozen=True):
         duration_ms: opening to ending by storage times.
         config: the frozen parameters.
         events: records stored.
+        replicas: what the replicas did, where replicas decided.
     """
 
     coordination: str
@@ -88,10 +92,13 @@ class Explanation(msgspec.Struct, frozen=True):
     duration_ms: int | None
     config: dict[str, Any]
     events: int
+    replicas: ReplicaStory | None = None
 
 
-def explain(coordination: str, steps: Sequence[Step]) -> Explanation:
-    """Explain a coordination from its steps.
+def explain(
+    coordination: str, steps: Sequence[Step], replicas: ReplicaStory | None = None
+) -> Explanation:
+    """Explain a coordination from its steps, and what its replicas did if it has any.
 
     Raises:
         NotFoundError: there are none.
@@ -131,6 +138,7 @@ def explain(coordination: str, steps: Sequence[Step]) -> Explanation:
         (ending.stored_ns - opened.stored_ns) // 1_000_000 if ending and opened else None,
         opened.content["config"] if opened else (request.content["config"] if request else {}),
         len(steps),
+        replicas,
     )
 
 
@@ -149,7 +157,11 @@ def in_words(explanation: Explanation) -> Iterator[str]:
         yield f"  {voice.agent} ({share}, {voice.controller}): {_voice_words(voice)}"
     for author, what, reason in it.strangers:
         yield f"  without effect: {what} of {author} ({reason})"
+    if it.replicas is not None:
+        yield from story_in_words(it.replicas)
     yield from _ending_words(it)
+    if it.replicas is not None and it.ending_type != "coordination.decided":
+        yield from _tolerance_words(msgspec.to_builtins(it.replicas.tolerance))
 
 
 def _voices(members: Sequence[Any], steps: Sequence[Step], ending: Step | None) -> Iterator[Voice]:
@@ -190,7 +202,7 @@ def _words(step: Step) -> str:
     if content.get("failure"):
         return f"could not answer ({content['failure']})"
     if "option" not in content:
-        return step.type.replace(".", ": ").replace("_", " ")
+        return NOUNS.get(step.type) or step.type.replace(".", ": ").replace("_", " ")
     words = f"voted {content['option']}"
     if content.get("confidence_ppm") is not None:
         words += f" with confidence {content['confidence_ppm'] / 1_000_000:.2f}"
@@ -205,10 +217,11 @@ def _voice_words(voice: Voice) -> str:
         return f"void, it signed contradicting events ({said})"
     if not voice.said:
         return {"awaited": "not heard yet"}.get(voice.standing, "silent")
-    return "; ".join(
+    counted = Counter(
         f"{each.words} (no effect: {each.effect})" if each.effect else each.words
         for each in voice.said
     )
+    return "; ".join(f"{words} x {n}" if n > 1 else words for words, n in counted.items())
 
 
 def _verdict(it: Explanation) -> str:

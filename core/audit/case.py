@@ -194,7 +194,8 @@ class Case:
 
     def _accept_evidence(self, event: LogEvent) -> None:
         evidence: EvidenceSubmitted = event.content
-        offence = check_evidence(evidence, self._registry.keyring.public_key, self._protocols)
+        lookup = self._registry.keyring.public_key
+        offence = check_evidence(evidence, lookup, self._protocols, self.fold.context)
         message = f"{evidence.accused!r} broke {evidence.rule}, as {event.author!r} proved"
         self._convict(event, evidence, offence, message)
 

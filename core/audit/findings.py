@@ -39,7 +39,7 @@ class Finding(msgspec.Struct, frozen=True):
         culprit: whose fault it is, empty unless the events show it.
         rule: evidence rule broken (``E1`` … ``E9``).
         proof_ids: ids of the events that show it.
-        proof: those events as transported; for E1 and E7 they convict without anything else.
+        proof: those events as transported; for E1, E4 and E7 they convict without anything else.
     """
 
     severity: Severity

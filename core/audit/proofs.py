@@ -16,7 +16,7 @@ def prove_equivocation(
     public_key: KeyLookup,
     protocols: Protocols,
 ) -> tuple[EvidenceSubmitted, str] | None:
-    """A proof under E7 (one author sequence) or E1 (one uniqueness key), verified on its own.
+    """A proof under E7 (one author sequence) or E1 or E4 (one uniqueness key), verified on its own.
 
     Returns:
         The proof and the uniqueness key of the offence, or ``None`` if the events prove nothing.
@@ -24,7 +24,7 @@ def prove_equivocation(
     found = [events[event_id].event for event_id in ids if event_id in events]
     if len(found) != len(ids) or not found:
         return None
-    for rule in ("E7", "E1"):
+    for rule in ("E7", "E1", "E4"):
         evidence = evidence_of(rule, found[0].header.author, found)
         try:
             return evidence, check_evidence(evidence, public_key, protocols)

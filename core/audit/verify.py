@@ -26,7 +26,7 @@ What leaves it open (``incomplete``): ``chain_gap``, ``missing_event``, ``missin
 finding that would accuse somebody becomes ``incomplete`` where missing records could explain it:
 absence is never evidence (EVI-2).
 
-What is contained (``warning``): equivocators with their proofs (E1, E7), accepted evidence and
+What is contained (``warning``): equivocators with their proofs (E1, E4, E7), accepted evidence and
 chains that name a predecessor which is not there (``broken_chain``), forged records without
 effect, deadlines early by the signer's clock (COM-7), snapshots overtaken by a revocation,
 failures and answers that only the coordinator can know, internal errors reported where the result

@@ -15,7 +15,7 @@ import msgspec
 
 from ..author import Author
 from ..coordination import Coordination
-from ..envelope import MAX_EVENT_BYTES, Event
+from ..envelope import Event
 from ..errors import (
     AppendRefusedError,
     LocalProtocolError,
@@ -23,6 +23,7 @@ from ..errors import (
     PeerProtocolError,
     SequenceConflictError,
 )
+from ..evidence import fits
 from ..hashing import ZERO32
 from ..kernel_events import (
     CoordinationClaimed,
@@ -45,9 +46,6 @@ MAX_INPUTS_REJECTED = 10
 
 MAX_OWN_REJECTED = 16
 """Own events of one session that may come back without effect; more is a loop, not a lost race."""
-
-MAX_PROOF_BYTES = MAX_EVENT_BYTES - 8192
-"""Events of a proof that fit into one event; a larger proof is not submitted."""
 
 RETRY_S = 0.5
 """Pause before an append is tried again after the log could not be reached."""
@@ -436,5 +434,4 @@ class Session:
 
 def _is_too_large(intent: Append) -> bool:
     """Whether it is evidence that no event can carry: nobody may block a coordination with that."""
-    body = intent.body
-    return isinstance(body, EvidenceSubmitted) and sum(map(len, body.proof)) > MAX_PROOF_BYTES
+    return isinstance(intent.body, EvidenceSubmitted) and not fits(intent.body)

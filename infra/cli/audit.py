@@ -14,7 +14,8 @@ from .invocation import Invocation, as_json, pass_invocation, print_json
 if TYPE_CHECKING:
     from ...core.audit.findings import Report
     from ...core.bus.jetstream import JetStreamTransport
-    from ...core.log import EventLog
+    from ...core.log import EventLog, Record
+    from ..evidence_report import EvidenceReport
 
 FAILED = 3
 MAX_SHOWN = 20
@@ -78,6 +79,70 @@ def verify(
     else:
         _show(report)
     return 0 if report.clean else FAILED
+
+
+@audit_command.command()
+@click.argument("coordination", required=False)
+@click.option("--all", "whole_log", is_flag=True, help="The whole log.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="A file from 'coord export'.")
+@click.option("--root-key", "--root", "root_key", help="Root public key: hex, or a file.")
+@as_json
+@pass_invocation
+def evidence(
+    invocation: Invocation,
+    coordination: str | None,
+    whole_log: bool,
+    bundle: Path | None,
+    root_key: str | None,
+    as_json: bool,
+) -> int:
+    """List the proofs of misbehaviour, check each on its own, and name who made a fork possible.
+
+    Ends with 0 if every proof holds and nothing forked, else with 3.
+    """
+    from ...core.errors import UsageError
+    from ..evidence_report import in_words, report_on, report_on_log
+
+    if sum((coordination is not None, whole_log, bundle is not None)) != 1:
+        raise UsageError(
+            "say where to look: a coordination, --bundle FILE, or --all",
+            hint="For instance: mabeam audit evidence --all",
+        )
+    from ...protocols import PROTOCOLS
+
+    root = invocation.root_key(root_key)
+    if bundle is not None:
+        report = report_on(_bundled(bundle), root, PROTOCOLS)
+    elif coordination is not None:
+        from .coord_reading import recorded
+
+        report = report_on(recorded(invocation, coordination), root, PROTOCOLS)
+    else:
+
+        async def work(transport: JetStreamTransport) -> EvidenceReport:
+            return await report_on_log(transport.log, root, PROTOCOLS)
+
+        report = invocation.with_transport(None, work)
+    if as_json:
+        print_json(report)
+    else:
+        for line in in_words(report):
+            click.echo("".join(c if c.isprintable() else " " for c in line))
+    return 0 if report.clean else FAILED
+
+
+def _bundled(path: Path) -> tuple[Record, ...]:
+    from ...core.audit.bundle import decode_bundle
+    from ...core.audit.bundle_audit import read_file
+    from ...core.errors import VerificationError
+
+    bundle, damage = decode_bundle(read_file(path))
+    if bundle is None:
+        raise VerificationError(
+            f"bundle {path} is damaged: {damage[0].message}",
+            hint="See 'mabeam audit verify --bundle'.",
+        )
+    return bundle.records
 
 
 def _verify_mirror(invocation: Invocation, coordination: str | None, root: bytes) -> Report:

@@ -24,11 +24,18 @@ def show(invocation: Invocation, coordination: str, as_json: bool) -> None:
     """Explain COORDINATION: who asked, coordinated, voted, was silent; what came out and why."""
     from ...core.audit.replay import steps
     from ...protocols import PROTOCOLS
+    from ...protocols.ordered import replicas_in
+    from ..evidence_report import folded
     from ..explanation import explain, in_words
+    from ..replica_story import tell
 
     root = invocation.home.root_public_key()
     records = recorded(invocation, coordination)
-    explanation = explain(coordination, list(steps(records, coordination, root, PROTOCOLS)))
+    told = list(steps(records, coordination, root, PROTOCOLS))
+    fold, events = folded(coordination, records, root, PROTOCOLS)
+    replicas = replicas_in(fold.machine)
+    story = tell(replicas, events) if replicas is not None else None
+    explanation = explain(coordination, told, story)
     if as_json:
         print_json(explanation)
         return

@@ -8,7 +8,7 @@ from .coordinator import ByzantineCoordinator
 from .events import BYZANTINE_EVENT_TYPES, ProposalRequest, Verdict
 from .forensics import Forensics, analyse, culprits_of
 from .outcome import ByzantineOutcome
-from .proofs import Proof, is_proof
+from .proofs import PROOF_RULES, Proof, is_proof, submission
 from .replica import ByzantineReplica
 
 SPEC = ProtocolSpec(
@@ -22,6 +22,7 @@ SPEC = ProtocolSpec(
     freeze=freeze,
     default_timeout_ms=default_timeout_ms,
     orderings=("bft",),
+    proofs=PROOF_RULES,
 )
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "analyse",
     "culprits_of",
     "is_proof",
+    "submission",
 ]

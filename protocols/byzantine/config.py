@@ -13,8 +13,9 @@ from typing import Any
 
 import msgspec
 
-from ...core.errors import InvalidFieldError
+from ...core.errors import ConfigError, InvalidFieldError, PeerProtocolError
 from ...core.kernel_events import MAX_REPLICAS, CoordinationOpened, FaultTolerance, Participant
+from ...core.machine import Context
 from ...core.ordering import resolve_faults
 from ..tolerance import replica_quorum
 from .digests import encode_operation
@@ -134,6 +135,8 @@ class Group(msgspec.Struct, frozen=True):
         q: quorum.
         window: L.
         interval: K.
+        proposal_id: id under which the requester's own operation counts as a request; empty if the
+            configuration holds none.
     """
 
     coordination: str
@@ -142,6 +145,7 @@ class Group(msgspec.Struct, frozen=True):
     q: int
     window: int
     interval: int
+    proposal_id: bytes = b""
 
     @property
     def n(self) -> int:
@@ -153,13 +157,48 @@ class Group(msgspec.Struct, frozen=True):
         return self.replicas[view % len(self.replicas)]
 
 
-def group_of(coordination: str, replicas: Sequence[str], config: ByzantineConfig) -> Group:
-    """The group under a completed configuration."""
+def group_of(
+    coordination: str, replicas: Sequence[str], config: ByzantineConfig, request_id: bytes = b""
+) -> Group:
+    """The group under a completed configuration; ``request_id`` is that of the coordination."""
     assert config.f is not None
     assert config.window is not None
     quorum = replica_quorum(len(replicas), config.f)
     members = tuple(sorted(replicas))
-    return Group(coordination, members, config.f, quorum, config.window, config.checkpoint_interval)
+    own = request_id if config.proposal is not None else b""
+    return Group(
+        coordination,
+        members,
+        config.f,
+        quorum,
+        config.window,
+        config.checkpoint_interval,
+        own,
+    )
+
+
+def group_in(context: Context) -> Group:
+    """The group of an opened coordination.
+
+    Raises:
+        PeerProtocolError: ``invalid_config``.
+    """
+    replicas = replicas_of(context.opened)
+    config = frozen_config(context)
+    return group_of(context.coordination, replicas, config, context.opened.request_id)
+
+
+def frozen_config(context: Context) -> ByzantineConfig:
+    """The parameters in force.
+
+    Raises:
+        PeerProtocolError: ``invalid_config``: no honest coordinator opens with these.
+    """
+    try:
+        count = len(replicas_of(context.opened))
+        return complete(context.config, count, context.opened.fault_tolerance)
+    except ConfigError as error:
+        raise PeerProtocolError("invalid_config", error.message) from None
 
 
 def replicas_of(opened: CoordinationOpened) -> tuple[str, ...]:

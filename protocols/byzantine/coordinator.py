@@ -1,6 +1,6 @@
 """The coordinator's and every observer's role: count, and announce what the replicas decided.
 
-A coordinator has no vote. It ends a ``single`` coordination in one of three ways, all recomputable:
+A coordinator has no vote. It ends a coordination in one of these ways, all recomputable:
 
 ========================= ==========================================================================
 terminal                  when
@@ -9,6 +9,8 @@ decided                   an operation executed; the certificates are its refs (
 failed{fork_detected}     two digests committed for one slot (BYZ-9)
 failed{timeout, final}    f + 1 replicas signed the overall deadline and (all did, or the failure is
                           final, or a further second passed) and nothing is committed (BYZ-22)
+failed{timeout}           not even f + 1 replicas did, and the coordinator waited 30 s more: it is
+                          not final, and nobody but the coordinator vouches for it
 ========================= ==========================================================================
 
 That further second lets the remaining deadlines arrive, so that a failure that can be final is; it
@@ -19,18 +21,22 @@ a certificate that surfaces later: this machine then offers the decision (BYZ-22
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from ...core.envelope import MAX_REFS
 from ...core.kernel_events import CoordinationFailed, DeadlinePassed, EvidenceSubmitted
 from ...core.machine import TERMINAL_KEY, After, Append, Context, Intent, LogEvent, decide
-from .events import DEADLINE_PASSED, SETTLE, VIEW_CHANGE
+from .accusations import Accusations
+from .events import ABANDONED, DEADLINE_PASSED, SETTLE, VIEW_CHANGE
 from .execution import Decision
 from .fold import ByzantineFold
-from .forensics import culprits_of
+from .forensics import culprits_of, proofs_in
 from .outcome import certificates, is_final, outcome
+from .proofs import Proof
 
 SETTLE_MS = 1_000
+ABANDON_MS = 30_000
 EVIDENCE = "evidence.submitted"
 FAILED = "coordination.failed"
 
@@ -41,30 +47,60 @@ class ByzantineCoordinator(ByzantineFold):
     def __init__(self, context: Context) -> None:
         super().__init__(context)
         self._settled = False
-        self._submitted: set[tuple[str, tuple[bytes, ...]]] = set()
+        self._abandoned = False
+        self.accusations = Accusations(self.group, self.store, self.executor)
+        self._pairs = 0
         self._intents: tuple[Intent, ...] | None = None
         self._decided: Append | None = None
-        self._fork: Append | None = None
         self._timeout: Append | None = None
+        self._fork: Append | None = None
 
     def apply(self, event: LogEvent) -> None:
         """Fold one event."""
         self._intents = None
-        if event.type == DEADLINE_PASSED and event.content.name == SETTLE:
+        if event.type == DEADLINE_PASSED and event.content.name in (SETTLE, ABANDONED):
             self._settled = self._settled or event.author not in self._members
-        elif event.type == EVIDENCE:
-            self._submitted.add((event.content.accused, event.content.proof_ids))
+            self._abandoned = self._settled and event.content.name == ABANDONED
+        elif event.type == EVIDENCE and self._is_of_here(event.content):
+            self.accusations.submitted(event.content.rule, event.content.accused)
+        is_new = event.id not in self.store
         try:
             super().apply(event)
         finally:
+            if is_new and event.id in self.store:
+                self._compare(event)
+            if self.is_decided:
+                self._decision()  # fixed here: what others knew later is not in it
             self._judge_timeout()
-            self._fix_ending()
+
+    def _is_of_here(self, evidence: EvidenceSubmitted) -> bool:
+        """Whether it proves something about this coordination: E1 and E7 may be from another."""
+        own = self.accusations.proofs.get((evidence.rule, evidence.accused))
+        if own is not None and own.proof_ids == evidence.proof_ids:
+            return True
+        return any(each in self.store for each in evidence.proof_ids)
+
+    def _compare(self, event: LogEvent) -> None:
+        """Look for what the event proves; once, at a fork, in everything at hand."""
+        self.accusations.take(event)
+        for pair in islice(self.equivocations.values(), self._pairs, None):
+            self._pairs += 1
+            rule = "E4" if pair[0].type == VIEW_CHANGE else "E1"
+            self.accusations.accuse(Proof(rule, pair[0].author, pair))
+        if self.executor.fork is not None and self._fork is None:
+            events = self.store.events()
+            for proof in proofs_in(events, self.group):
+                self.accusations.accuse(proof)
+            self._fork = self._forked(*self.executor.fork)
+
+    def _collect(self) -> None:
+        super()._collect()
+        self.accusations.drop_upto(self.checkpoints.stable - self.group.window)
 
     def submit(self, event: LogEvent, client: str, client_seq: int, operation: Any) -> None:
         """See :meth:`.slots.SlotFold.submit`."""
         self._intents = None
         super().submit(event, client, client_seq, operation)
-        self._fix_ending()
 
     def intents(self) -> Iterable[Intent]:
         """Evidence first: nothing can follow the terminal event."""
@@ -73,20 +109,16 @@ class ByzantineCoordinator(ByzantineFold):
         return self._intents
 
     def _evidence(self) -> Iterator[Append]:
-        """Proof E1 of every equivocation; two view changes for one view are E4."""
-        for key, pair in self.equivocations.items():
-            first, second = sorted(pair, key=lambda event: event.id)
-            accused, kind, ids = first.author, first.type, (first.id, second.id)
-            if (accused, ids) not in self._submitted and kind != VIEW_CHANGE:
-                wires = (first.event.wire, second.event.wire)
-                body = EvidenceSubmitted("E1", accused, ids, wires)
-                yield Append(("evidence", accused, kind, *key[2:]), EVIDENCE, body, ids)
+        """One proof per rule and accused, unless the log holds one."""
+        for (rule, accused), body in self.accusations.proofs.items():
+            refs = body.proof_ids[:MAX_REFS]
+            yield Append(("evidence", rule, accused), EVIDENCE, body, refs)
 
     def _ending(self) -> Iterator[Intent]:
         if self._fork is not None:
             yield self._fork
-        elif self._decided is not None:
-            yield self._decided
+        elif self.is_decided:
+            yield self._decision()
         elif self._timeout is not None:
             yield self._timeout
         elif self._may_time_out():
@@ -94,14 +126,12 @@ class ByzantineCoordinator(ByzantineFold):
             since = [*self.deadlines.values()][self.group.f].id
             then = Append(key, DEADLINE_PASSED, DeadlinePassed(SETTLE), (since,))
             yield After(key, since, SETTLE_MS, then)
-
-    def _fix_ending(self) -> None:
-        """Fix the ending at the event that brought it, whenever somebody asks for it: requests and
-        votes that come later are no part of it."""
-        if self.executor.fork is not None and self._fork is None:
-            self._fork = self._forked(*self.executor.fork)
-        elif self.is_decided and self._decided is None:
-            self._decided = self._decision()
+        else:
+            opened = self.context.opened_id
+            key = ("deadline", ABANDONED)
+            patience_ms = self.context.opened.overall_timeout_ms + ABANDON_MS
+            then = Append(key, DEADLINE_PASSED, DeadlinePassed(ABANDONED), (opened,))
+            yield After(key, opened, patience_ms, then)
 
     def _may_time_out(self) -> bool:
         """f + 1 deadlines: an honest replica has seen the time pass."""
@@ -109,21 +139,24 @@ class ByzantineCoordinator(ByzantineFold):
 
     def _judge_timeout(self) -> None:
         """Fix the failure at the event that brought it; later deadlines do not change it."""
-        if self._timeout is not None or not self._may_time_out():
+        may_time_out = self._abandoned and not self.is_decided
+        if self._timeout is not None or not (may_time_out or self._may_time_out()):
             return
         final = self.failure_is_final()
         if final or self._settled or len(self.deadlines) == self.group.n:
             self._timeout = self._timed_out(final)
 
     def _decision(self) -> Append:
-        slot = self.first()
-        assert slot is not None
-        assert self.decided_at is not None
-        result = outcome(
-            self.group, self.context.opened, self.executor, slot, self.requests.known()
-        )
-        chain = [self.executor.decisions[s] for s in range(1, slot.sequence + 1)]
-        return decide(result, self.decided_at, certificates(chain))
+        if self._decided is None:
+            slot = self.first()
+            assert slot is not None
+            assert self.decided_at is not None
+            result = outcome(
+                self.group, self.context.opened, self.executor, slot, self.requests.known()
+            )
+            chain = [self.executor.decisions[s] for s in range(1, slot.sequence + 1)]
+            self._decided = decide(result, self.decided_at, certificates(chain))
+        return self._decided
 
     def failure_is_final(self) -> bool:
         """BYZ-22b over what this log shows."""
@@ -152,6 +185,7 @@ class ByzantineCoordinator(ByzantineFold):
         return Append(TERMINAL_KEY, FAILED, body, refs)
 
     def _forked(self, first: Decision, second: Decision) -> Append:
+        """Fixed at the event that completed the fork; what comes later is left to the audit."""
         found = culprits_of(self.store.events(), self.group)
         body = CoordinationFailed(
             "fork_detected",

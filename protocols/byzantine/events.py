@@ -30,6 +30,8 @@ OVERALL = "overall"
 """Name of the deadline that replicas sign (BYZ-22)."""
 SETTLE = "settle"
 """Name of the coordinator's deadline that ends the wait for further deadline signers."""
+ABANDONED = "abandoned"
+"""Name of the coordinator's deadline where too few replicas are there even to see the time pass."""
 
 MAX_BATCH = 1000
 MAX_SLOTS = 20_000
@@ -80,7 +82,10 @@ class CommitSent(Body, frozen=True):
 
 
 class CheckpointTaken(Body, frozen=True):
-    """A replica executed everything up to ``sequence`` and has this state."""
+    """A replica executed everything up to ``sequence`` and has this state.
+
+    Its refs name one commit of each slot since the checkpoint before, by slot: what it executed.
+    """
 
     sequence: Slot
     state_root: Bytes32
@@ -153,7 +158,7 @@ BYZANTINE_EVENT_TYPES: tuple[EventType, ...] = (
     event_type(PREPARE, PrepareSent, "pub", uniqueness=_VOTE_KEY),
     event_type(COMMIT, CommitSent, "pub", uniqueness=_VOTE_KEY),
     event_type(CHECKPOINT, CheckpointTaken, "pub", uniqueness=("sequence",)),
-    event_type(VIEW_CHANGE, ViewChangeSent, "pub", uniqueness=("new_view",)),
+    event_type(VIEW_CHANGE, ViewChangeSent, "pub", uniqueness=("new_view",), contradiction="E4"),
     event_type(NEW_VIEW, NewViewSent, "pub", uniqueness=("new_view",)),
     event_type(REPLY, ReplySent, "pub", uniqueness=("client", "client_seq")),
     event_type(REFUSED, ProposalRefused, "pub"),

@@ -20,17 +20,20 @@ from typing import Literal
 import msgspec
 
 from ...core.machine import LogEvent
+from .certificates import Lookup
 from .config import Group
 from .events import COMMIT, DEADLINE_PASSED, NEW_VIEW, OVERALL, PREPARE, VIEW_CHANGE, VOTES
 from .proofs import (
     Proof,
     contradict,
     is_amnesia,
+    is_proof,
     is_stray_vote,
     is_vote_after_deadline,
     judged_new_view,
     uniqueness_key,
 )
+from .recomputation import batches_of, checkpoints_of, wrong_checkpoint
 
 
 class Forensics(msgspec.Struct, frozen=True):
@@ -89,13 +92,19 @@ def _references(event: LogEvent) -> Iterator[bytes]:
 
 def culprits_of(events: Iterable[LogEvent], group: Group) -> dict[str, Proof]:
     """One proof per provable liar, by id."""
-    ordered = sorted(events, key=lambda event: event.id)
     found: dict[str, Proof] = {}
-    for search in (_two_contents, _amnesia, _after_deadline, _against_new_views):
+    for proof in proofs_in(events, group):
+        found.setdefault(proof.accused, proof)
+    return dict(sorted(found.items()))
+
+
+def proofs_in(events: Iterable[LogEvent], group: Group) -> Iterator[Proof]:
+    """Every proof against a replica, the smallest kinds first; one offence may come up twice."""
+    ordered = sorted(events, key=lambda event: event.id)
+    for search in (_two_contents, _amnesia, _after_deadline, _against_new_views, _wrong_states):
         for proof in search(ordered, group):
             if proof.accused in group.replicas:
-                found.setdefault(proof.accused, proof)
-    return dict(sorted(found.items()))
+                yield proof
 
 
 def _two_contents(events: list[LogEvent], group: Group) -> Iterator[Proof]:
@@ -143,30 +152,68 @@ def _after_deadline(events: list[LogEvent], group: Group) -> Iterator[Proof]:
 
 def _against_new_views(events: list[LogEvent], group: Group) -> Iterator[Proof]:
     """E3 and E5."""
-    by_id = {event.id: event for event in events}
+    known = {event.id: event for event in events}.get
     votes = [event for event in events if event.type in (PREPARE, COMMIT)]
     for new_view in (event for event in events if event.type == NEW_VIEW):
-        is_wrong, start = judged_new_view(new_view, events, group)
-        basis = (new_view, *_basis(new_view, by_id))
-        if is_wrong:
-            yield Proof("E3", new_view.author, basis)
+        judged = judged_new_view(new_view, known, group)
+        if judged is None:
+            continue
+        check, start = judged
+        if check.fault:
+            yield wrong_new_view_proof(new_view, known, group)
         elif start is not None:
             for vote in votes:
-                if is_stray_vote(vote, new_view, start, by_id.get):
-                    cited = [by_id[each] for each in vote.event.header.refs if each in by_id]
-                    extra = tuple(event for event in cited if event not in basis)
-                    yield Proof("E5", vote.author, (vote, *basis, *extra))
+                if is_stray_vote(vote, new_view, start, known):
+                    yield stray_vote_proof(vote, new_view, basis_of(new_view, known), known)
 
 
-def _basis(new_view: LogEvent, by_id: dict[bytes, LogEvent]) -> Iterator[LogEvent]:
-    """The events a NEW-VIEW rests on: its view changes and what they refer to, as far as known."""
-    seen: dict[bytes, LogEvent] = {}
-    for view_change_id in new_view.content.view_change_ids:
-        view_change = by_id.get(view_change_id)
-        if view_change is None:
-            continue
-        seen[view_change_id] = view_change
-        for each in _references(view_change):
-            if each in by_id:
-                seen[each] = by_id[each]
-    yield from seen.values()
+def wrong_new_view_proof(new_view: LogEvent, known: Lookup, group: Group) -> Proof:
+    """E3 with as few events as show the fault: a fault of one view change needs no other."""
+    changes = _found(new_view.content.view_change_ids, known)
+    everything = basis_of(new_view, known)
+    smaller = [[], changes, *([each, *_found(_references(each), known)] for each in changes)]
+    for basis in (*smaller, everything):
+        proof = Proof("E3", new_view.author, _distinct((new_view, *basis)))
+        if is_proof(proof, group):
+            break
+    return proof
+
+
+def basis_of(new_view: LogEvent, known: Lookup) -> tuple[LogEvent, ...]:
+    """The view changes of a NEW-VIEW and what they refer to, as far as known."""
+    changes = _found(new_view.content.view_change_ids, known)
+    return _distinct((*changes, *_found(_all_references(changes), known)))
+
+
+def stray_vote_proof(
+    vote: LogEvent, new_view: LogEvent, basis: Iterable[LogEvent], known: Lookup
+) -> Proof:
+    """E5: the vote, the NEW-VIEW, all that proves it right, and what the vote refers to."""
+    cited = _found(vote.event.header.refs, known)
+    return Proof("E5", vote.author, _distinct((vote, new_view, *basis, *cited)))
+
+
+def _all_references(changes: Iterable[LogEvent]) -> Iterator[bytes]:
+    for each in changes:
+        yield from _references(each)
+
+
+def _found(ids: Iterable[bytes], known: Lookup) -> list[LogEvent]:
+    return [event for each in ids if (event := known(each)) is not None]
+
+
+def _distinct(events: Iterable[LogEvent]) -> tuple[LogEvent, ...]:
+    return tuple({event.id: event for event in events}.values())
+
+
+def _wrong_states(events: list[LogEvent], group: Group) -> Iterator[Proof]:
+    """E6."""
+    known = {event.id: event for event in events}.get
+    batches = batches_of(events, group)
+    for author in group.replicas:
+        own = checkpoints_of(events, author)
+        for count in range(1, len(own) + 1):
+            wrong = wrong_checkpoint(own[:count], known, batches, group)
+            if wrong is not None:
+                yield Proof("E6", author, wrong)
+                break

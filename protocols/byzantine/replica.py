@@ -50,6 +50,7 @@ from .events import (
     ViewChangeSent,
 )
 from .fold import ByzantineFold
+from .recomputation import cited_slots
 from .requests import Request
 from .slots import Proposal
 from .view_change import new_view_body
@@ -223,7 +224,12 @@ class ByzantineReplica(ByzantineFold):
         for sequence, root in self.due_checkpoints.items():
             if sequence > self._checkpoints:
                 body = CheckpointTaken(sequence, root)
-                yield self._once(CHECKPOINT, ("checkpoint", sequence), body)
+                yield self._once(CHECKPOINT, ("checkpoint", sequence), body, *self._ran(sequence))
+
+    def _ran(self, sequence: int) -> Iterator[bytes]:
+        """A commit of each slot since the last checkpoint: the root answers for them (E6)."""
+        for slot in cited_slots(self.group, sequence):
+            yield self.executor.decisions[slot].commit_ids[0]
 
     # Votes --------------------------------------------------------------------------------------
 

@@ -13,6 +13,9 @@ from typing import Any
 
 import msgspec
 
+from ...core.machine import LogEvent
+from .events import REQUEST
+
 REQUESTER = ""
 """Client name of the requester of the coordination, whose proposal stands in the configuration."""
 
@@ -35,6 +38,17 @@ class Request(msgspec.Struct, frozen=True):
     operation: Any
     size: int
     seen: int
+
+
+def numbered(event: LogEvent) -> tuple[str, int]:
+    """Client and number of an event as a request.
+
+    Where replicas order the events of another protocol, one author's are numbered per event type by
+    its chain: a primary that holds back one event cannot make another one of its author void.
+    """
+    if event.type == REQUEST:
+        return event.author, event.content.client_seq
+    return f"{event.author}/{event.type}", event.event.header.author_seq
 
 
 class RequestPool:

@@ -22,12 +22,12 @@ from typing import Any
 
 import msgspec
 
-from ...core.errors import ConfigError, PeerProtocolError
+from ...core.errors import PeerProtocolError
 from ...core.machine import Context, LogEvent, Machine
 from .certificates import EventStore
 from .chains import AuthorChain
 from .checkpoints import CheckpointBook
-from .config import ByzantineConfig, complete, group_of, replicas_of
+from .config import frozen_config, group_in
 from .digests import batch_digest
 from .events import PreparedEntry, PrePrepareSent
 from .execution import Executor
@@ -47,26 +47,13 @@ class Proposal(msgspec.Struct, frozen=True):
     request_ids: tuple[bytes, ...]
 
 
-def frozen_config(context: Context) -> ByzantineConfig:
-    """The parameters in force.
-
-    Raises:
-        PeerProtocolError: ``invalid_config``: no honest coordinator opens with these.
-    """
-    try:
-        count = len(replicas_of(context.opened))
-        return complete(context.config, count, context.opened.fault_tolerance)
-    except ConfigError as error:
-        raise PeerProtocolError("invalid_config", error.message) from None
-
-
 class SlotFold(Machine):
     """Requests, proposals, votes, execution and checkpoints; views are a subclass's business."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
         self.config = frozen_config(context)
-        self.group = group_of(context.coordination, replicas_of(context.opened), self.config)
+        self.group = group_in(context)
         self.store = EventStore()
         self.requests = RequestPool()
         self.executor = Executor(self.group, self.requests)

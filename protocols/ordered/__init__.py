@@ -12,8 +12,11 @@ from msgspec.structs import replace
 
 from ...core.machine import Context, Machine, ProtocolSpec
 from ..byzantine.events import BYZANTINE_EVENT_TYPES, REQUEST
+from ..byzantine.fold import ByzantineFold
+from ..byzantine.proofs import PROOF_RULES
 from .coordinator import OrderedCoordinator
 from .participant import OrderedParticipant
+from .service import under_service
 
 
 def ordered(spec: ProtocolSpec) -> ProtocolSpec:
@@ -32,8 +35,19 @@ def ordered(spec: ProtocolSpec) -> ProtocolSpec:
         coordinator=coordinator,
         participant=participant,
         orderings=(*spec.orderings, "bft"),
+        proofs={
+            **spec.proofs,
+            **{name: under_service(rule) for name, rule in PROOF_RULES.items()},
+        },
         ordering_types=tuple(kind for kind in BYZANTINE_EVENT_TYPES if kind.name != REQUEST),
     )
 
 
-__all__ = ["OrderedCoordinator", "OrderedParticipant", "ordered"]
+def replicas_in(machine: Machine | None) -> ByzantineFold | None:
+    """The fold of the replicas behind a coordinator's machine, if replicas order or decide."""
+    if isinstance(machine, OrderedCoordinator):
+        return machine.announcer
+    return machine if isinstance(machine, ByzantineFold) else None
+
+
+__all__ = ["OrderedCoordinator", "OrderedParticipant", "ordered", "replicas_in"]

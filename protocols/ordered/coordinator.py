@@ -23,7 +23,7 @@ from ...core.machine import (
     ProtocolSpec,
 )
 from ..byzantine.coordinator import ByzantineCoordinator
-from ..byzantine.events import DEADLINE_PASSED, SETTLE
+from ..byzantine.events import DEADLINE_PASSED
 from .service import DecidedOrder, is_domain, service_context
 
 
@@ -41,7 +41,6 @@ class Announcer(ByzantineCoordinator):
         """The protocol has irrevocably decided."""
         self._intents = None
         self.verdict, self.decided_at = verdict, position
-        self._fix_ending()
 
     def _decision(self) -> Append:
         assert self.verdict is not None
@@ -61,7 +60,7 @@ class OrderedCoordinator(Machine):
         """Fold one event of the log, and whatever it puts in order."""
         rejection: PeerProtocolError | None = None
         try:
-            if event.type == DEADLINE_PASSED and event.content.name == SETTLE:
+            if event.type == DEADLINE_PASSED and event.author not in self.announcer.group.replicas:
                 self.announcer.apply(event)
             elif is_domain(event, self._family):
                 self.order.submit(event)

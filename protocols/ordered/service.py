@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import msgspec
 
 from ...core.errors import PeerProtocolError
-from ...core.machine import Context, LogEvent
+from ...core.machine import Context, LogEvent, ProofRule
 from ..byzantine.config import ByzantineConfig
 from ..byzantine.events import DEADLINE_PASSED, OVERALL
 from ..byzantine.fold import ByzantineFold
+from ..byzantine.requests import numbered
 
 LONGEST_VIEW_MS = 15_000
 SHORTEST_VIEW_MS = 100
@@ -41,9 +42,6 @@ def service_context(context: Context) -> Context:
 class DecidedOrder:
     """Domain events on their way through the service.
 
-    Requests of one author are numbered per event type: a primary that holds back one event cannot
-    make another one of the same author void.
-
     Args:
         group: a fold of the service; whoever owns it folds the service's own events.
 
@@ -73,8 +71,7 @@ class DecidedOrder:
         if event.id in self._events:
             return
         self._submitted[event.id] = self._events[event.id] = event
-        client = f"{event.author}/{event.type}"
-        self.group.submit(event, client, event.event.header.author_seq, event.id)
+        self.group.submit(event, *numbered(event), event.id)
 
     def pending(self) -> Iterator[LogEvent]:
         """Events submitted and not ordered yet."""
@@ -103,6 +100,17 @@ class DecidedOrder:
         copies = self._copies.setdefault((body.name, body.round, body.subject), set())
         copies.add(event.author)
         return len(copies) == self.group.group.f + 1
+
+
+def under_service(rule: ProofRule) -> ProofRule:
+    """A rule of evidence of the replicas, for a protocol that lets them order its events."""
+
+    def judge(accused: str, events: tuple[LogEvent, ...], context: Context) -> str:
+        if context.opened.ordering != "bft":
+            raise PeerProtocolError("invalid_proof", "no replicas order this coordination")
+        return rule(accused, events, service_context(context))
+
+    return judge
 
 
 def is_domain(event: LogEvent, family: str) -> bool:

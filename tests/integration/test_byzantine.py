@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -24,6 +26,7 @@ from mabeam.core.machine import LogEvent
 from mabeam.core.transport import Transport
 from mabeam.infra.local import LocalDeployment
 from mabeam.infra.membership import Applicant
+from mabeam.infra.sql_reading import rows_of
 from mabeam.protocols import PROTOCOLS
 from mabeam.protocols.byzantine import ByzantineConfig, analyse
 from mabeam.protocols.byzantine.config import group_of
@@ -64,6 +67,7 @@ def group() -> Iterator[LocalDeployment]:
                 ),
                 Applicant("coordinator-1", ("coordinator",), "site"),
                 Applicant("client", ("client",), "site"),
+                Applicant("projector", ("projector",), "site"),
             ]
         )
         register(local, BAD)
@@ -71,6 +75,7 @@ def group() -> Iterator[LocalDeployment]:
         for id in REPLICAS:
             local.spawn_agent(id, AGENT, wait=False)
         local.spawn_coordinator("coordinator-1", wait=False)
+        local.spawn_projector("projector", wait=False)
         for id in local.daemons:
             local.wait_ready(id, timeout_s=90)
         yield local
@@ -84,6 +89,33 @@ async def client(group: LocalDeployment) -> AsyncIterator[Client]:
     client = await group.client()
     yield client
     await client.transport.close()
+
+
+async def query(group: LocalDeployment, sql: str) -> list[dict[str, Any]]:
+    """Rows, once the projector has seen everything stored until now."""
+    url = group.home.database_url(group.home.config())
+    operator = await group.connect("operator")
+    head = (await operator.log.head()).sequence
+    await operator.close()
+    for _ in range(200):
+        reached = await asyncio.to_thread(rows_of, url, "SELECT max(sequence) AS s FROM event")
+        if (reached[0]["s"] or 0) >= head:
+            break
+        await asyncio.sleep(0.05)
+    return await asyncio.to_thread(rows_of, url, sql)
+
+
+def command(group: LocalDeployment, *arguments: str) -> str:
+    """What ``mabeam ARGUMENTS`` prints."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mabeam.infra.cli", "--home", str(group.home.path), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 async def events_of(client: Client, coordination: str) -> list[LogEvent]:
@@ -196,6 +228,15 @@ async def test_equivocating_primary_achieves_one_value(
     assert found.verdict == "no_fork"
     assert list(found.culprits) == [BAD]
     await transport.close()
+    rows = await query(
+        group, f"SELECT rule, accused, valid FROM evidence WHERE coordination = '{name}'"
+    )
+    assert {"rule": "E1", "accused": BAD, "valid": 1} in rows
+    shown = await asyncio.to_thread(command, group, "coord", "show", name)
+    assert f"{BAD}" in shown
+    assert "E1" in shown
+    assert "n = 7, tolerates 2 Byzantine, q = 5" in shown
+    assert "E1" in await asyncio.to_thread(command, group, "audit", "evidence", name)
 
 
 async def test_ballot_ordered_by_replicas(client: Client) -> None:

@@ -149,6 +149,8 @@ def test_evidence_stands_once_per_offence(ask: Any) -> None:
         ("E7", "agent-b", "forked:0", "fold"),
         ("E7", "agent-d", "forked:0", "submitted"),
     ]
+    weights = ask("SELECT DISTINCT valid, honesty_weight, submitter FROM evidence ORDER BY 3")
+    assert {tuple(row.values()) for row in weights} == {(True, 50, None), (True, 50, "agent-e")}
 
 
 def test_everything_rejected_is_visible(ask: Any, book: Logbook) -> None:

@@ -134,14 +134,11 @@ HUNTS = (
     ),
     Hunt(
         "outcome computed when asked for",
-        (
-            Mutant("not fixed", ByzantineCoordinator._fix_ending, "self._decided is None", "False"),
-            Mutant(
-                "late",
-                ByzantineCoordinator._ending,
-                "elif self._decided is not None:",
-                "elif self.is_decided:\n        self._decided = self._decided or self._decision()",
-            ),
+        _one(
+            "outcome computed when asked for",
+            ByzantineCoordinator._decision,
+            "if self._decided is None:",
+            "if True:",
         ),
         "equivocating_client",
         4,

@@ -9,6 +9,7 @@ import msgspec
 import pytest
 
 from mabeam.core.agent import Agent
+from mabeam.core.client import CoordinationFailedError
 from mabeam.core.errors import PeerProtocolError
 from mabeam.core.host.following import check_request
 from mabeam.core.kernel_events import (
@@ -124,3 +125,22 @@ async def test_replica_whose_journal_is_gone_stays_mute() -> None:
             if verdict.event is not None and verdict.event.type == "byzantine.commit_sent"
         ]
         assert sorted(set(authors)) == ["r1", "r3", "r4"]
+
+
+@simulated
+async def test_without_replicas_the_coordinator_gives_up_alone() -> None:
+    """Fewer than f + 1 replicas are there, so nobody can vouch for the time; still it ends."""
+    async with World(3) as world:
+        await world.coordinator()
+        for name in NAMES:
+            await world.agent(name, Agent())
+        for name in NAMES[1:]:
+            await world.nodes[name].crash()
+        config = {"proposal": "merge"}
+        name = await world.request("byzantine_consensus", config, NAMES, timeout_ms=5_000)
+        with pytest.raises(CoordinationFailedError) as failed:
+            await world.result(name)
+        assert failed.value.failure == "timeout"
+        assert failed.value.details["silent"] == ["r2", "r3", "r4"]
+        await world.settle(90)
+        world.verify()

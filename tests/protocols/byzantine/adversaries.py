@@ -30,10 +30,13 @@ class Faulty(Node):
     """Not one of those the invariants speak of."""
 
     honest = False
+    correct = False
 
 
 class Silent(Faulty):
     """Reads and says nothing."""
+
+    correct = True
 
     def react(self) -> None:
         """Nothing."""
@@ -41,6 +44,8 @@ class Silent(Faulty):
 
 class Slow(Faulty):
     """Correct, but everything reaches it long after the others."""
+
+    correct = True
 
     def receive(self, event: LogEvent) -> None:
         """Fold late."""

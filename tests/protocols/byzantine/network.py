@@ -2,8 +2,9 @@
 
 One seed fixes everything. Every reader gets every event of the list, each at a time of its own:
 late, out of order, twice, or first dropped and read again much later. Events carry no signatures
-and made-up ids. A node folds what it signs at once, as hosts must. Faulty nodes are classes of
-their own, in ``adversaries``. After every delivery the invariants are checked.
+and made-up ids, unless somebody signs them. A node folds what it signs at once, as hosts must.
+Faulty nodes are classes of their own, in ``adversaries``. After every delivery the invariants are
+checked.
 """
 
 from __future__ import annotations
@@ -12,19 +13,26 @@ import heapq
 import random
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
 from mabeam.core.envelope import VERSION, Event, Header
 from mabeam.core.errors import PeerProtocolError
 from mabeam.core.hashing import ZERO32, sha256
-from mabeam.core.kernel_events import Body, CoordinationOpened, Participant, RegistrySnapshot
+from mabeam.core.kernel_events import (
+    Body,
+    CoordinationOpened,
+    EvidenceSubmitted,
+    Participant,
+    RegistrySnapshot,
+)
 from mabeam.core.machine import TERMINAL_KEY, After, Append, Ask, Context, Intent, LogEvent
-from mabeam.protocols.byzantine import SPEC, ByzantineConfig, Group, Verdict
-from mabeam.protocols.byzantine.config import group_of
+from mabeam.protocols.byzantine import SPEC, ByzantineConfig, Group, Proof, Verdict, is_proof
+from mabeam.protocols.byzantine.config import group_in
 from mabeam.protocols.byzantine.coordinator import ByzantineCoordinator
 from mabeam.protocols.byzantine.events import REQUEST, RequestSubmitted
+from mabeam.protocols.byzantine.forensics import proofs_in
 from mabeam.protocols.byzantine.replica import ByzantineReplica
 
 REREAD_MS = 50
@@ -54,9 +62,9 @@ def context_for(
         request_id=REQUESTED,
         protocol=SPEC.name,
         protocol_version=SPEC.version,
-        ordering="log",
+        ordering="bft",
         fault_tolerance="low_fault",
-        f=0,
+        f=frozen.f or 0,
         replicas=(),
         participants=participants,
         certificates=(),
@@ -72,7 +80,7 @@ def context_for(
 def group_for(count: int, config: ByzantineConfig | None = None) -> Group:
     """The group of ``count`` replicas."""
     context = context_for(count, config or ByzantineConfig(proposal="A"))
-    return group_of(COORDINATION, names(count), context.config)
+    return group_in(context)
 
 
 def log_event(
@@ -93,16 +101,27 @@ def log_event(
     return LogEvent(sequence, sequence, Event(event_id, header, b"", b"", data, b""), body)
 
 
+class Signing(Protocol):
+    """Gives events real keys and an opening that names them."""
+
+    def context(self, context: Context) -> Context:
+        """The same configuration as really opened."""
+
+    def event(self, draft: LogEvent) -> LogEvent:
+        """The same event, signed by its author."""
+
+
 class Node:
     """An honest replica and the part of a host that matters: it publishes and keeps time."""
 
     honest = True
+    correct = True
 
     def __init__(self, network: Network, author: str) -> None:
         self.network = network
         self.author = author
         self.machine = ByzantineReplica(network.context(author))
-        self.seen: dict[bytes, int] = {OPENED: 0, REQUESTED: 0}
+        self.seen: dict[bytes, int] = {network.opened_id: 0, REQUESTED: 0}
         self.signed = 0
         self.checked = 0
         self.wake_at = -1
@@ -191,6 +210,7 @@ class Network:
         config: parameters.
         faulty: class of the node per faulty replica.
         cut: events that never reach a reader, ``(reader, event)``.
+        signed_by: who signs the events; nobody by default.
     """
 
     def __init__(
@@ -203,7 +223,9 @@ class Network:
         schedule: Schedule | None = None,
         overall_timeout_ms: int = 10_000_000,
         cut: Callable[[Node, LogEvent], bool] | None = None,
+        signed_by: Signing | None = None,
     ) -> None:
+        self.signed_by = signed_by
         self.count = count
         self.random = random.Random(seed)
         self.config = config or ByzantineConfig(proposal="A", view_timeout_ms=1_000)
@@ -220,8 +242,10 @@ class Network:
         self.forks_expected = False
         self._queue: list[tuple[int, int, Callable[[], None]]] = []
         self._order = 0
+        self.opened_id = self.context("").opened_id
         self.observer = ByzantineCoordinator(self.context(""))
-        self.observed: dict[bytes, int] = {}
+        self.evidence: dict[tuple[str, str], EvidenceSubmitted] = {}
+        self.observed: dict[bytes, int] = {OPENED: 0}
         self.terminals: list[Append] = []
         self.nodes: list[Node] = []
         for name in names(count):
@@ -231,7 +255,8 @@ class Network:
 
     def context(self, author: str) -> Context:
         """What a machine of this network knows from the start."""
-        return context_for(self.count, self.config, author, self.overall_timeout_ms)
+        context = context_for(self.count, self.config, author, self.overall_timeout_ms)
+        return self.signed_by.context(context) if self.signed_by else context
 
     def verdict(self, author: str) -> Verdict:
         """What an agent says about a proposal."""
@@ -245,6 +270,8 @@ class Network:
     def append(self, sender: Node, kind: str, body: Body, refs: tuple[bytes, ...] = ()) -> LogEvent:
         """Append an event and send it to all other readers."""
         event = log_event(len(self.log) + 1, sender.author, kind, body, refs, sender.signed)
+        if self.signed_by is not None:
+            event = self.signed_by.event(event)
         sender.signed += 1
         self.log.append(event)
         self._by_id[event.id] = event
@@ -279,6 +306,9 @@ class Network:
             if isinstance(intent, Append) and intent.key == TERMINAL_KEY:
                 if intent not in self.terminals:
                     self.terminals.append(intent)
+            elif isinstance(intent, Append):
+                assert isinstance(intent.body, EvidenceSubmitted)
+                self.evidence[intent.body.rule, intent.body.accused] = intent.body
             elif isinstance(intent, After):
                 due = self.observed[intent.since] + intent.delay_ms
                 self.at(due, partial(self._settle, intent))
@@ -339,10 +369,20 @@ class Network:
             assert len(done) == len(set(done)), "executed twice"
 
     def finish(self) -> None:
-        """What holds at the end: one state per prefix, and no honest replica is in evidence."""
+        """What holds at the end: one state per prefix, and nobody who is correct is accused."""
         roots: dict[int, bytes] = {}
         for node in self.honest:
             for slot in node.machine.executor.log:
                 assert roots.setdefault(slot.sequence, slot.root) == slot.root
-        accused = {key[0] for key in self.observer.equivocations}
-        assert not accused & {node.author for node in self.honest}
+        self.check_evidence()
+
+    def check_evidence(self) -> None:
+        """Every accusation is proven by its events, and true; the coordinator's are of the log."""
+        correct = {node.author for node in self.nodes if node.correct}
+        found = list(proofs_in(self.log, self.group))
+        assert not correct & {proof.accused for proof in found}
+        known = {(proof.rule, proof.accused) for proof in found}
+        for (rule, accused), evidence in self.evidence.items():
+            assert (rule, accused) in known
+            events = tuple(self._by_id[each] for each in evidence.proof_ids)
+            assert is_proof(Proof(rule, accused, events), self.group), (rule, accused)

@@ -7,11 +7,16 @@ from collections.abc import Iterable
 
 import pytest
 
+from mabeam.core.evidence import proof_bytes
 from mabeam.core.machine import LogEvent
-from mabeam.protocols.byzantine import ByzantineConfig, analyse, is_proof
+from mabeam.core.standalone import check_alone
+from mabeam.protocols.byzantine import SPEC, ByzantineConfig, analyse, is_proof, submission
 from mabeam.protocols.byzantine.events import COMMIT
+from mabeam.protocols.byzantine.forensics import proofs_in
 from tests.protocols.byzantine.network import Network, Node, Schedule, names
+from tests.protocols.byzantine.signed import Signatures
 
+KNOWN = {SPEC.name: SPEC}
 FAST = Schedule(delay_ms=30, late_percent=0)
 
 
@@ -19,6 +24,7 @@ class Side(Node):
     """One instance of a twin; both sides run correct code and see only their own half."""
 
     honest = False
+    correct = False
 
     def __init__(self, network: Network, author: str, side: int) -> None:
         super().__init__(network, author)
@@ -30,7 +36,7 @@ def both_sides(network: Network, author: str) -> Iterable[Node]:
     return Side(network, author, 0), Side(network, author, 1)
 
 
-def forked(count: int, seed: int) -> ForkedNetwork:
+def forked(count: int, seed: int, signatures: Signatures | None = None) -> ForkedNetwork:
     """Two halves that never hear of each other; every twin works in both."""
     draw = random.Random(seed)
     faulty = (count - 1) // 3
@@ -50,7 +56,13 @@ def forked(count: int, seed: int) -> ForkedNetwork:
         return side != sides[event.id]
 
     network = ForkedNetwork(
-        count, seed, config, dict.fromkeys(twins, both_sides), schedule=FAST, cut=cut
+        count,
+        seed,
+        config,
+        dict.fromkeys(twins, both_sides),
+        schedule=FAST,
+        cut=cut,
+        signed_by=signatures,
     )
     network.half = half
     network.forks_expected = True
@@ -87,9 +99,34 @@ def test_forks_name_their_culprits(count: int) -> None:
         if found.verdict == "culprits":
             forks += 1
             assert len(found.culprits) > network.group.f
+            assert {accused for _, accused in network.evidence} == set(found.culprits)
+            network.check_evidence()
             network.random.shuffle(network.log)
             assert analyse(network.log, network.group) == found
     assert forks >= 50
+
+
+@pytest.mark.parametrize("count", [4, 5, 6, 7])
+def test_the_culprits_of_a_fork_are_proven_by_the_opening_and_the_root_key_alone(
+    count: int,
+) -> None:
+    rules = set()
+    for seed in range(12):
+        signatures = Signatures()
+        network = forked(count, seed, signatures)
+        network.run(network.decided, 60_000)
+        found = analyse(network.log, network.group)
+        assert signatures.opening is not None
+        opening, root = signatures.opening.wire, signatures.root.public_key
+        submitted = [submission(proof) for proof in proofs_in(network.log, network.group)]
+        for evidence in (*submitted, *network.evidence.values()):
+            assert check_alone(evidence, opening, root, KNOWN)
+            assert proof_bytes(evidence) < 64 * 1024
+            assert evidence.accused in network.twins
+            rules.add(evidence.rule)
+        proven = {evidence.accused for evidence in submitted}
+        assert found.verdict == "no_fork" or len(proven) > network.group.f
+    assert {"E1", "E2"} <= rules
 
 
 def test_without_the_evidence_the_result_is_incomplete() -> None:

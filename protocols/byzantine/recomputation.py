@@ -1,0 +1,161 @@
+"""E6: a checkpoint whose root is not what the slots it cites give.
+
+A checkpoint's refs name, for each slot since the checkpoint before, one commit: the digests its
+signer executed. So the proof rests on the accused's own claim and not on which commits have a
+quorum, and names no honest replica even where a fork gave a slot two certificates. All slots from
+the first on are executed again, which is why such a proof is practical for early checkpoints only;
+a later one is still found by whoever reads the whole log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ...core.envelope import MAX_REFS
+from ...core.machine import LogEvent
+from .config import Group
+from .digests import GENESIS_ROOT, batch_digest, next_root, null_digest
+from .events import CHECKPOINT, COMMIT, PRE_PREPARE
+from .requests import REQUESTER, Request, RequestPool, numbered
+
+Lookup = Callable[[bytes], LogEvent | None]
+
+
+class _NotGivenError(Exception):
+    """Something needed to execute again is not at hand; nothing is proven."""
+
+
+def cited_slots(group: Group, sequence: int) -> Sequence[int]:
+    """The slots a checkpoint answers for by its refs; none if they are too many to name."""
+    if group.interval > MAX_REFS:
+        return range(0)
+    return range(sequence - group.interval + 1, sequence + 1)
+
+
+def batches_of(events: Iterable[LogEvent], group: Group) -> dict[bytes, LogEvent]:
+    """By digest, a pre-prepare that lists the batch; who sent it makes no difference."""
+    return {
+        event.content.batch_digest: event
+        for event in events
+        if event.type == PRE_PREPARE
+        and event.content.batch_digest
+        == batch_digest(group.coordination, event.content.request_ids)
+    }
+
+
+def wrong_checkpoint(
+    checkpoints: Sequence[LogEvent],
+    lookup: Lookup,
+    batches: Mapping[bytes, LogEvent],
+    group: Group,
+) -> tuple[LogEvent, ...] | None:
+    """The events that prove the last of one author's checkpoints wrong.
+
+    Args:
+        checkpoints: one author's, of every interval from the first on, by slot.
+        lookup: events at hand.
+        batches: see :func:`batches_of`.
+        group: the replicas.
+
+    Returns:
+        The proof, the wrong checkpoint first; ``None`` if nothing is proven.
+    """
+    if not checkpoints or group.interval > MAX_REFS:
+        return None
+    last = checkpoints[-1]
+    if (contradiction := _no_citation(last, lookup, group)) is not None:
+        return contradiction
+    slots = [slot for each in checkpoints for slot in cited_slots(group, each.content.sequence)]
+    cited = [each for checkpoint in checkpoints for each in checkpoint.event.header.refs]
+    if slots != list(range(1, len(slots) + 1)) or len(cited) != len(slots):
+        return None
+    again = _Execution(lookup, batches, group)
+    try:
+        for slot, commit_id in zip(slots, cited, strict=True):
+            commit = again.given(commit_id)
+            if not _is_commit(commit, slot, group):
+                return None  # an earlier checkpoint is wrong in its own right
+            again.step(slot, commit.content.batch_digest)
+    except _NotGivenError:
+        return None
+    if again.root == last.content.state_root:
+        return None
+    earlier = [each for each in checkpoints if each is not last]
+    return (last, *earlier, *(each for each in again.used.values() if each not in checkpoints))
+
+
+def _no_citation(checkpoint: LogEvent, lookup: Lookup, group: Group) -> tuple[LogEvent, ...] | None:
+    """The proof that a checkpoint does not cite one commit of each of its slots."""
+    sequence: int = checkpoint.content.sequence
+    refs = checkpoint.event.header.refs
+    if sequence % group.interval or len(refs) != group.interval:
+        return (checkpoint,)
+    for slot, commit_id in zip(cited_slots(group, sequence), refs, strict=True):
+        event = lookup(commit_id)
+        if event is not None and not _is_commit(event, slot, group):
+            return (checkpoint, event)
+    return None
+
+
+def _is_commit(event: LogEvent, slot: int, group: Group) -> bool:
+    return (
+        event.type == COMMIT
+        and event.author in group.replicas
+        and bool(event.content.sequence == slot)
+    )
+
+
+class _Execution:
+    """Executes slots as a replica does and keeps what it needed for that."""
+
+    def __init__(self, lookup: Lookup, batches: Mapping[bytes, LogEvent], group: Group) -> None:
+        self.root = GENESIS_ROOT
+        self.used: dict[bytes, LogEvent] = {}
+        self._lookup = lookup
+        self._batches = batches
+        self._group = group
+        self._pool = RequestPool()
+
+    def given(self, event_id: bytes) -> LogEvent:
+        event = self._lookup(event_id)
+        if event is None:
+            raise _NotGivenError
+        self.used[event_id] = event
+        return event
+
+    def step(self, slot: int, digest: bytes) -> None:
+        ids: tuple[bytes, ...] = ()
+        if digest != null_digest(self._group.coordination, slot):
+            ids = self._batch(digest)
+        done = tuple(each for each in ids if self._pool.execute(self._request(each)))
+        self.root = next_root(self.root, slot, digest, done)
+
+    def _batch(self, digest: bytes) -> tuple[bytes, ...]:
+        own = self._group.proposal_id
+        if own and digest == batch_digest(self._group.coordination, (own,)):
+            return (own,)
+        proposal = self._batches.get(digest)
+        if proposal is None:
+            raise _NotGivenError
+        self.used[proposal.id] = proposal
+        ids: tuple[bytes, ...] = proposal.content.request_ids
+        if len(set(ids)) != len(ids):
+            raise _NotGivenError
+        return ids
+
+    def _request(self, request_id: bytes) -> Request:
+        if request_id == self._group.proposal_id:
+            client, client_seq = REQUESTER, 0
+        else:
+            client, client_seq = numbered(self.given(request_id))
+        operation = None  # what a request does has no part in the root
+        return Request(request_id, client, client_seq, operation, 0, 0)
+
+
+def checkpoints_of(events: Iterable[LogEvent], author: str) -> list[LogEvent]:
+    """An author's checkpoints, one a slot, by slot."""
+    own: dict[int, LogEvent] = {}
+    for event in events:
+        if event.type == CHECKPOINT and event.author == author:
+            own.setdefault(event.content.sequence, event)
+    return [own[slot] for slot in sorted(own)]
