@@ -19,7 +19,6 @@ from mabeam.core.journal import Journal
 from mabeam.core.sim.run import Case, run_case
 from mabeam.infra.simulation import simulation_of
 from mabeam.infra.simulation.byzantine.runs import is_opened, submit
-from mabeam.protocols.byzantine.coordinator import ByzantineCoordinator
 from mabeam.protocols.byzantine.events import REQUEST, RequestSubmitted
 from mabeam.protocols.byzantine.replica import ByzantineReplica
 from mabeam.testing import Fault, World, simulate
@@ -131,18 +130,6 @@ HUNTS = (
         "rogue_coordinator",
         4,
         range(7, 8),
-    ),
-    Hunt(
-        "outcome computed when asked for",
-        _one(
-            "outcome computed when asked for",
-            ByzantineCoordinator._decision,
-            "if self._decided is None:",
-            "if True:",
-        ),
-        "equivocating_client",
-        4,
-        range(10, 17),
     ),
     Hunt(
         "certificates not found again after a restart",
