@@ -19,7 +19,7 @@ from .kernel_events import Catalog, EventType
 from .keyring import Keyring
 from .log import Record
 from .machine import LogEvent
-from .names import EventClass, event_subject
+from .names import place_of
 
 DEFAULT_CLOCK_SKEW_MS = 10_000
 
@@ -163,15 +163,17 @@ class Admission:
         return body
 
     def _check_subject(self, record: Record, event: Event, kind: EventType) -> None:
-        tokens = record.subject.split(".")
-        event_class: Any = tokens[4] if len(tokens) == 8 else ""
         header = event.header
-        if event_class not in kind.classes or record.subject != event_subject(
-            header.coordination, event_class, header.type, tokens[6], header.author
+        place = place_of(record.subject)
+        if (
+            place.event_class not in kind.classes
+            or place.type_name != header.type
+            or place.author != header.author
+            or place.coordination != header.coordination
         ):
             reason = (
                 "wrong_coordination"
-                if len(tokens) == 8 and tokens[3] != header.coordination
+                if place.coordination not in ("", header.coordination)
                 else "subject_mismatch"
             )
             raise PeerProtocolError(
@@ -179,8 +181,7 @@ class Admission:
             )
 
     def _check_roles(self, record: Record, event: Event, roles: tuple[Role, ...]) -> None:
-        event_class: EventClass = record.subject.split(".", 5)[4]  # type: ignore[assignment]
-        allowed = _CLASS_ROLES[event_class]
+        allowed = _CLASS_ROLES[place_of(record.subject).event_class]
         if event.header.type in _OPERATOR_TYPES:
             allowed = frozenset({"operator"})
         if allowed.isdisjoint(roles):

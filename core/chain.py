@@ -24,18 +24,30 @@ class Gap(msgspec.Struct, frozen=True):
 
 
 class _Chain:
-    __slots__ = ("at_ns", "ids", "pending")
+    __slots__ = ("at_ns", "first", "ids", "pending")
 
     def __init__(self) -> None:
         self.ids: list[bytes] = []
+        self.first = 0  # number of the oldest id kept
         self.pending: dict[int, Event] = {}
         self.at_ns = 0
 
+    @property
+    def length(self) -> int:
+        """Number of the next event without a gap."""
+        return self.first + len(self.ids)
+
 
 class ChainBook:
-    """The chains of all authors of one coordination."""
+    """The chains of all authors of one coordination.
 
-    def __init__(self) -> None:
+    Args:
+        recent: ids to keep per author at least, ``None`` for all. An event older than those kept
+            cannot be compared any more and is rejected as ``late``.
+    """
+
+    def __init__(self, recent: int | None = None) -> None:
+        self._recent = recent
         self._chains: dict[str, _Chain] = {}
 
     def gaps(self) -> list[Gap]:
@@ -43,7 +55,7 @@ class ChainBook:
         gaps = []
         for author in sorted(self._chains):
             chain = self._chains[author]
-            expected = len(chain.ids)
+            expected = chain.length
             for number in sorted(chain.pending):
                 if number > expected:
                     gaps.append(Gap(author, expected, number - 1))
@@ -59,15 +71,15 @@ class ChainBook:
             number = max(chain.pending)
             last = chain.pending[number]
             return number + 1, last.id, last.header.at_ns
-        return len(chain.ids), chain.ids[-1] if chain.ids else ZERO32, chain.at_ns
+        return chain.length, chain.ids[-1] if chain.ids else ZERO32, chain.at_ns
 
     def find(self, author: str, number: int) -> bytes | None:
-        """Id of the author's event with that number, if seen."""
+        """Id of the author's event with that number, if seen and still kept."""
         chain = self._chains.get(author)
         if chain is None:
             return None
-        if number < len(chain.ids):
-            return chain.ids[number]
+        if number < chain.length:
+            return chain.ids[number - chain.first] if number >= chain.first else None
         event = chain.pending.get(number)
         return event.id if event else None
 
@@ -76,12 +88,25 @@ class ChainBook:
 
         Raises:
             PeerProtocolError: ``duplicate`` (the same event again), ``equivocation`` with both ids
-                as evidence (a fork, E7), ``chain_mismatch`` (it names another predecessor) or
-                ``clock_skew`` (its clock runs backwards).
+                as evidence (a fork, E7), ``chain_mismatch`` (it names another predecessor),
+                ``clock_skew`` (its clock runs backwards) or ``late`` (older than what is kept).
         """
         header = event.header
-        chain = self._chains.setdefault(header.author, _Chain())
+        chain = self._chains.get(header.author)
+        if chain is None:
+            chain = self._chains[header.author] = _Chain()
+        if header.author_seq == chain.length and not chain.pending:
+            self._link(chain, event)
+        else:
+            self._add_out_of_turn(chain, event)
+
+    def _add_out_of_turn(self, chain: _Chain, event: Event) -> None:
+        header = event.header
         number = header.author_seq
+        if number < chain.first:
+            raise PeerProtocolError(
+                "late", f"event {number} of {header.author!r} is older than what is remembered"
+            )
         known = self.find(header.author, number)
         if known is not None:
             if known == event.id:
@@ -91,7 +116,7 @@ class ChainBook:
                 f"{header.author!r} signed two events with number {number}",
                 evidence=(known, event.id),
             )
-        if number > len(chain.ids):
+        if number > chain.length:
             if len(chain.pending) >= MAX_PENDING:
                 raise PeerProtocolError("over_limit", "too many events beyond a gap in the chain")
             chain.pending[number] = event
@@ -102,7 +127,7 @@ class ChainBook:
             self._drain(chain)
 
     def _drain(self, chain: _Chain) -> None:
-        while (event := chain.pending.pop(len(chain.ids), None)) is not None:
+        while (event := chain.pending.pop(chain.length, None)) is not None:
             chain.ids.append(event.id)
             chain.at_ns = max(chain.at_ns, event.header.at_ns)
 
@@ -112,6 +137,9 @@ class ChainBook:
         before = chain.at_ns
         chain.ids.append(event.id)
         chain.at_ns = max(before, header.at_ns)
+        if self._recent is not None and len(chain.ids) > 2 * self._recent:
+            chain.first += self._recent
+            del chain.ids[: self._recent]
         if header.prev != previous:
             raise PeerProtocolError(
                 "chain_mismatch",

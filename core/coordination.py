@@ -28,6 +28,9 @@ from .kernel_events import (
 from .machine import TERMINAL_KEY, Append, Context, Intent, LogEvent, Machine, Protocols
 
 MachineRole = Literal["coordinator", "participant"]
+RECENT_EVENTS = 4096
+"""Events per author that a participant remembers for its chains; other roles remember all."""
+
 DECIDED = "coordination.decided"
 FAILED = "coordination.failed"
 DEADLINE = "deadline.passed"
@@ -85,7 +88,7 @@ class Coordination:
         self.cancel: LogEvent | None = None
         self.machine: Machine | None = None
         self.context: Context | None = None
-        self.chains = ChainBook()
+        self.chains = ChainBook(RECENT_EVENTS if role == "participant" else None)
         self.events = 0
         self.last_control = 0
         self.epoch = b""
@@ -154,6 +157,8 @@ class Coordination:
             return (ending,) if ending is not None and ending.type == DECIDED else ()
         if self.cancel is None or self.role != "coordinator" or _terminal_of(machine_intents):
             return machine_intents
+        if self.is_ordered:  # the cancel is ordered like any request, and counts if it comes first
+            return machine_intents
         body = CoordinationCancelled(self.cancel.content.reason)
         return (Append(TERMINAL_KEY, "coordination.cancelled", body, (self.cancel.id,)),)
 
@@ -194,17 +199,18 @@ class Coordination:
 
     def _fold(self, event: LogEvent) -> None:
         header = event.event.header
-        cancels = event.type == "coordination.cancel_requested" and not header.epoch
-        if header.epoch != self.epoch and not cancels:  # a cancel may cross the opening
+        if header.epoch != self.epoch and (
+            header.epoch or header.type != "coordination.cancel_requested"
+        ):  # a cancel may cross the opening
             raise PeerProtocolError(
                 "wrong_epoch",
                 f"epoch {header.epoch.hex()[:12] or 'none'}, in force is "
                 f"{self.epoch.hex()[:12] or 'none'}",
             )
-        step = _STEPS.get(event.type)
+        step = _STEPS.get(header.type)
         if step is not None:
             step(self, event)
-        elif event.type in self._domain_types:
+        elif header.type in self._domain_types:
             self._apply_domain(event)
         else:
             raise PeerProtocolError("wrong_phase", f"{event.type} does not belong here now")
@@ -274,10 +280,13 @@ class Coordination:
         self._participants = participants
         types = (*spec.event_types, *(spec.ordering_types if self.is_ordered else ()))
         self._domain_types = {kind.name: kind for kind in types}
+        if self.cancel is not None and self.is_ordered:
+            self.machine.apply(self.cancel)
 
     def _apply_domain(self, event: LogEvent) -> None:
-        kind = self._domain_types[event.type]
-        takes_part = event.author in self._participants or kind.open_to_clients
+        header = event.event.header
+        kind = self._domain_types[header.type]
+        takes_part = header.author in self._participants or kind.open_to_clients
         if "pub" not in kind.classes or not takes_part:
             if "ctl" not in kind.classes:
                 raise PeerProtocolError(
@@ -344,6 +353,8 @@ class Coordination:
             raise PeerProtocolError("already_decided", "the result is irreversible")
         if self.cancel is None:
             self.cancel = event
+        if self.machine is not None and self.is_ordered:
+            self.machine.apply(event)
 
     def _apply_input_rejected(self, event: LogEvent) -> None:
         self._require_claimant(event)

@@ -130,10 +130,11 @@ def _wire_length(parts: _Wire) -> int:
 
     Any other encoding of the same parts is longer, so comparing lengths replaces encoding again.
     """
-    return 1 + sum(
-        len(part) + (2 if len(part) < 1 << 8 else 3 if len(part) < 1 << 16 else 5)
-        for part in (parts.header, parts.signature, parts.body)
+    header, body = len(parts.header), len(parts.body)
+    heads = (2 if header < 1 << 8 else 3 if header < 1 << 16 else 5) + (
+        2 if body < 1 << 8 else 3 if body < 1 << 16 else 5
     )
+    return 3 + heads + header + SIGNATURE_BYTES + body
 
 
 def signing_input(event_id: bytes) -> bytes:

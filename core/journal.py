@@ -17,6 +17,7 @@ import errno
 import os
 import struct
 import zlib
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -224,29 +225,52 @@ class Journal:
             SignOnceError: something else was signed under the key before.
             JournalError: it could not be written.
         """
-        slot = (coordination, key)
-        before = self.find(coordination, key)
-        if before is not None:
-            if before.wire == entry.wire:
-                return
-            raise SignOnceError(f"{coordination!r} {key}: another event was signed before")
-        if slot in self._promised:
-            promised, durable = self._promised[slot]
-            if promised.wire != entry.wire:
+        await self.sign_all(coordination, ((key, entry),), keep_until_ns)
+
+    async def sign_all(
+        self, coordination: str, entries: Iterable[tuple[Key, Entry]], keep_until_ns: int
+    ) -> None:
+        """The same for several entries with one wait; all of them are refused or none."""
+        fresh: dict[Slot, tuple[Entry, bytes]] = {}
+        waits: set[asyncio.Future[None]] = set()
+        for key, entry in entries:
+            slot = (coordination, key)
+            before = self.find(coordination, key)
+            if before is not None:
+                if before.wire == entry.wire:
+                    continue
+                raise SignOnceError(f"{coordination!r} {key}: another event was signed before")
+            promised = self._promised.get(slot)
+            if promised is not None:
+                waits.add(promised[1])
+            other = promised[0] if promised else fresh[slot][0] if slot in fresh else entry
+            if other.wire != entry.wire:
                 raise SignOnceError(f"{coordination!r} {key}: another event is being signed")
+            if promised is None:
+                payload = _encoder.encode(_Signed(coordination, key, entry, keep_until_ns))
+                if len(payload) > MAX_FRAME_BYTES:
+                    raise JournalError(
+                        f"an entry of {len(payload)} bytes exceeds {MAX_FRAME_BYTES}"
+                    )
+                fresh[slot] = entry, payload
+        if fresh:
+            waits.add(self._promise(fresh, keep_until_ns))
+        for durable in waits:
             await asyncio.shield(durable)
-            return
-        payload = _encoder.encode(_Signed(coordination, key, entry, keep_until_ns))
-        if len(payload) > MAX_FRAME_BYTES:
-            raise JournalError(f"an entry of {len(payload)} bytes exceeds {MAX_FRAME_BYTES}")
+
+    def _promise(
+        self, fresh: dict[Slot, tuple[Entry, bytes]], keep_until_ns: int
+    ) -> asyncio.Future[None]:
+        """Hand entries to the next group to be written."""
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._promised[slot] = entry, done
-        if entry.asked:
-            self._answers[coordination, entry.asked] = slot
-        self._pending.append((slot, payload, keep_until_ns, done))
+        for slot, (entry, payload) in fresh.items():
+            self._promised[slot] = entry, done
+            if entry.asked:
+                self._answers[slot[0], entry.asked] = slot
+            self._pending.append((slot, payload, keep_until_ns, done))
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())
-        await asyncio.shield(done)
+        return done
 
     async def _flush(self) -> None:
         async with self._writing:
@@ -263,14 +287,16 @@ class Journal:
             except (OSError, RuntimeError) as error:
                 for slot, _, _, done in group:
                     self._promised.pop(slot, None)
-                    done.set_exception(self._unwritable(error))
+                    if not done.done():
+                        done.set_exception(self._unwritable(error))
                 continue
             for (slot, _, keep_until_ns, done), place in zip(group, places, strict=True):
                 self._slots[slot] = place
                 self._keep[slot] = keep_until_ns
                 self._last[slot[0]] = slot
                 self._promised.pop(slot, None)
-                done.set_result(None)
+                if not done.done():  # one future stands for all that were signed together
+                    done.set_result(None)
 
     def _unwritable(self, error: OSError | RuntimeError) -> JournalError:
         why = getattr(error, "strerror", None) or str(error)

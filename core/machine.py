@@ -180,7 +180,11 @@ class Machine(ABC):
 
     @abstractmethod
     def intents(self) -> Iterable[Intent]:
-        """What this role would do now. Pure; asking twice changes nothing."""
+        """What this role would do now. Pure; asking twice changes nothing.
+
+        Everything to append that is listed together may be signed together, in this order; each
+        is folded before the next is signed.
+        """
 
     def phase(self) -> str:
         """Name of the present phase, for status displays."""

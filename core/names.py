@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from functools import lru_cache
+from typing import Annotated, Literal, NamedTuple
 
 import msgspec
 
@@ -51,6 +52,28 @@ def event_subject(
     """Subject on which the event is stored."""
     token = type_name.replace(".", "_")
     return f"{PREFIX}.evt.{coordination}.{event_class}.{token}.{node}.{author}"
+
+
+class Place(NamedTuple):
+    """What a subject says about the event stored under it; empty strings where it says nothing."""
+
+    coordination: str
+    event_class: str
+    type_name: str
+    author: str
+
+
+@lru_cache(maxsize=16_384)
+def place_of(subject: str) -> Place:
+    """Inverse of :func:`event_subject` but for the node; any text is taken."""
+    tokens = subject.split(".")
+    if len(tokens) != 8:
+        return Place("", "", "", "")
+    coordination, event_class, token, node, author = tokens[3:]
+    type_name = token.replace("_", ".", 1)  # families have no underscore
+    if subject != f"{PREFIX}.evt.{coordination}.{event_class}.{token}.{node}.{author}":
+        return Place(coordination, "", "", "")
+    return Place(coordination, event_class, type_name, author)
 
 
 def control_filter(coordination: str) -> str:

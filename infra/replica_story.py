@@ -177,7 +177,7 @@ def _caught(events: Sequence[LogEvent], group: Group) -> list[Caught]:
 
 
 def _certificate(machine: ByzantineFold, events: Sequence[LogEvent]) -> Certificate | None:
-    slot = machine.first()
+    slot = machine.deciding
     if slot is None:
         return None
     decision = machine.executor.decisions[slot.sequence]

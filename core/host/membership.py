@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
@@ -69,6 +69,7 @@ MAX_SEEN = 50_000
 
 
 class _Signed(msgspec.Struct, frozen=True):
+    key: Key
     slot: Key
     entry: Entry
     event: Event
@@ -112,7 +113,7 @@ class Membership:
         self._floor = 0  # up to here everything counts as taken
         self._taken: dict[int, None] = {}
         self._seen: dict[bytes, float] = {}
-        self._folded: set[bytes] = set()  # own events folded that have not come back yet
+        self._folded: set[bytes] = set()  # own events (their bytes) that have not come back yet
         self._spent: set[Key] = set()
         self._answers: dict[Key, Any] = {}
         self._asking: dict[Key, asyncio.Task[None]] = {}
@@ -204,7 +205,7 @@ class Membership:
         slot = followed_slot(coordination.epoch)
         for key, entry in self._journal.entries(coordination.id, slot):
             if key != slot and entry.wire not in stored:
-                self._queue(_Signed(key, entry, decode_event(entry.wire)))
+                self._queue(_Signed((), key, entry, decode_event(entry.wire)))
 
     async def _follow(self) -> None:
         while True:
@@ -229,11 +230,11 @@ class Membership:
             oldest = next(iter(self._taken))
             del self._taken[oldest]
             self._floor = max(self._floor, oldest)
-        event = self._registry.admit(record, self._folded)
-        if event is None or event.event.header.epoch != self.coordination.epoch:
+        if record.wire in self._folded:  # signed and folded here: nothing to verify, nothing new
+            self._folded.discard(record.wire)
             return
-        if event.id in self._folded:
-            self._folded.discard(event.id)
+        event = self._registry.admit(record)
+        if event is None or not self._is_of_here(event):
             return
         self._quiet_s = QUIET_S
         self._quiet_until = self._loop.time() + QUIET_S
@@ -244,6 +245,12 @@ class Membership:
         except Exception as error:  # a bug of the machine: this membership must not sign any more
             self._failure = self._failure or error
         self._moved.set()
+
+    def _is_of_here(self, event: LogEvent) -> bool:
+        """Whether it belongs to this configuration; a cancel may have been signed before it."""
+        epoch = event.event.header.epoch
+        early_cancel = event.type == "coordination.cancel_requested" and not epoch
+        return early_cancel or epoch == self.coordination.epoch
 
     def _apply(self, event: LogEvent) -> None:
         try:
@@ -308,28 +315,35 @@ class Membership:
     # Output -----------------------------------------------------------------------------------
 
     def _act(self) -> float | None:
-        """Sign everything that is due; when the next timer is."""
+        """Sign everything that is due; when the next timer is.
+
+        What is listed together is signed together. A timer counts only when nothing else is due.
+        """
         while True:
-            wake = None
-            chosen: tuple[Append, bytes, Key] | None = None
-            for intent in self.coordination.intents():
-                if isinstance(intent, Ask):
-                    chosen = self._answered(intent)
-                elif isinstance(intent, Append):
+            wake: float | None = None
+            timed: Append | None = None
+            signed = False
+            for intent in tuple(self.coordination.intents()):
+                chosen: tuple[Append, bytes, Key] | None = None
+                if isinstance(intent, Append):
                     chosen = intent, b"", ()
-                elif isinstance(intent, After):
+                elif isinstance(intent, Ask):
+                    chosen = self._answered(intent)
+                elif isinstance(intent, After) and intent.then.key not in self._spent:
                     due = self._due(intent)
                     if due > self._loop.time():
                         wake = due if wake is None else min(wake, due)
-                        continue
-                    if intent.delay_ms < CHECKED_MS or self._is_checked(intent.key):
-                        chosen = intent.then, b"", ()
+                    elif timed is None and (
+                        intent.delay_ms < CHECKED_MS or self._is_checked(intent.key)
+                    ):
+                        timed = intent.then
                 if chosen is not None and chosen[0].key not in self._spent:
-                    break
-                chosen = None
-            if chosen is None:
-                return wake
-            self._sign(*chosen)
+                    self._sign(*chosen)
+                    signed = True
+            if not signed:
+                if timed is None:
+                    return wake
+                self._sign(timed, b"", ())
 
     def _due(self, after: After) -> float:
         return self._seen.setdefault(after.since, self._loop.time()) + after.delay_ms / 1000
@@ -388,12 +402,12 @@ class Membership:
             _log.error("event_too_large", extra={"type": append.type, "why": str(error)})
             return
         self._fold_own(event, append.body)
-        self._queue(_Signed(slot, Entry(event.wire, given, asked), event))
+        self._queue(_Signed(append.key, slot, Entry(event.wire, given, asked), event))
 
     def _fold_own(self, event: Event, body: Any) -> None:
         own = LogEvent(0, self._clock_ns(), event, body)
         self._saw(own)
-        self._folded.add(event.id)
+        self._folded.add(event.wire)
         try:
             self.coordination.apply(own)
         except PeerProtocolError as error:
@@ -409,12 +423,10 @@ class Membership:
             await self._outgoing.wait()
             self._outgoing.clear()
             group, id = self._outbox[:], self.coordination.id
-            durable: list[Awaitable[None]] = [
-                self._journal.sign_once(id, each.slot, each.entry, self._keep_until_ns)
-                for each in group
-            ]
-            await asyncio.gather(*durable)
+            entries = [(each.slot, each.entry) for each in group]
+            await self._journal.sign_all(id, entries, self._keep_until_ns)
             for signed in group:
+                self._spent.discard(signed.key)  # from here on the journal remembers
                 task = asyncio.create_task(self._append(signed.event))
                 self._sending.add(task)
                 task.add_done_callback(self._on_sent)
@@ -445,12 +457,7 @@ class Membership:
         coordination = self.coordination
         announced, machine = coordination.announced, coordination.machine
         assert machine is not None
-        is_cancelled = (
-            announced is not None
-            and announced.type == "coordination.cancelled"
-            and coordination.cancel is not None
-        )
-        if announced is None or not (machine.is_done() or is_cancelled):
+        if announced is None or not machine.is_done():
             self._done_at = None  # what was announced before may have been replaced
             return False
         if self._done_at is None:

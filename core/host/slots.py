@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -22,6 +23,11 @@ def expiry_ns(opened: LogEvent) -> int:
     return opened.stored_ns + allowed_ms * 1_000_000
 
 
+@lru_cache(maxsize=1024)
+def _text(epoch: bytes) -> str:
+    return epoch.hex()  # one string for all keys of a coordination that a journal remembers
+
+
 def slot_of(epoch: bytes, key: Key) -> Key:
     """Journal key of an intent: one per frozen configuration, so that an opening which is not in
     the log (positions in an invitation are not signed) cannot use up the slot of the true one."""
@@ -30,7 +36,7 @@ def slot_of(epoch: bytes, key: Key) -> Key:
 
 def followed_slot(epoch: bytes, key: Key = ()) -> Key:
     """The same for a coordination that is followed; without a key, the note that it is."""
-    return (FOLLOWED, epoch.hex(), *key)
+    return (FOLLOWED, _text(epoch), *key)
 
 
 def over_slot(epoch: bytes) -> Key:

@@ -14,11 +14,11 @@ import msgspec
 from ...core.bus.jetstream import connect
 from ..home import OPERATOR, Home
 from ..local import LocalDeployment
-from . import appending, coordinating, projecting
+from . import appending, byzantine, coordinating, ordering_daemons, projecting
 from .result import Figure, table
 
 Result = TypeVar("Result")
-SECTIONS = ("append", "project", "coordinate", "memory")
+SECTIONS = ("append", "project", "byzantine", "coordinate", "memory")
 
 
 def run_fast(work: Coroutine[Any, Any, Result]) -> Result:
@@ -61,6 +61,9 @@ def measure(
         yield "append", measure_append(scratch / "append", events)
     if "project" in sections:
         yield "project", projecting.measure(scratch / "project", max(5_000, events // 5))
+    if "byzantine" in sections:
+        yield "byzantine", list(byzantine.measure(run_fast, scratch))
+        yield "byzantine daemons", measure_daemons(scratch / "byzantine", max(5_000, events // 5))
     if "coordinate" in sections or "memory" in sections:
         deployment = coordinating.start(scratch / "coordinate")
         try:
@@ -71,6 +74,15 @@ def measure(
                 yield "memory", run_fast(coordinating.measure_memory(deployment, events=events))
         finally:
             deployment.stop_all()
+
+
+def measure_daemons(directory: Path, requests: int) -> list[Figure]:
+    """Ordering by replicas that are processes of their own."""
+    deployment = ordering_daemons.start(directory)
+    try:
+        return run_fast(ordering_daemons.measure(deployment, requests))
+    finally:
+        deployment.stop_all()
 
 
 def measure_append(directory: Path, events: int) -> list[Figure]:

@@ -12,7 +12,10 @@ from .invocation import as_json
 @click.option("--events", type=click.IntRange(1000), default=100_000, show_default=True)
 @as_json
 def bench_command(sections: tuple[str, ...], events: int, as_json: bool) -> int:
-    """Measure throughput and latency on this machine: append, project, coordinate, memory."""
+    """Measure throughput and latency on this machine.
+
+    SECTIONS: append, project, byzantine, coordinate, memory; all by default.
+    """
     from ...core.errors import UsageError
     from ..bench.main import SECTIONS, run
 

@@ -62,10 +62,14 @@ class EventStore:
         return tuple(self._events.values())
 
     def add(self, event: LogEvent, slot: int | None) -> None:
-        """Keep an event, until ``slot`` is dropped; for ever if it is ``None``."""
+        """Keep an event until ``slot`` is dropped or the event is; for ever if it is ``None``."""
         self._events[event.event.id] = event
         if slot is not None:
             self._by_slot.setdefault(slot, []).append(event.event.id)
+
+    def drop(self, event_id: bytes) -> None:
+        """Forget one event; the log keeps it."""
+        self._events.pop(event_id, None)
 
     def drop_upto(self, slot: int) -> None:
         """Forget the events of slots up to ``slot``; the log keeps them."""

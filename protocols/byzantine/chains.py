@@ -14,7 +14,9 @@ class AuthorChain:
 
     def add(self, number: int) -> None:
         """Event ``number`` was seen; ``complete`` counts those without a gap before."""
-        if number >= self.complete:
+        if number == self.complete and not self._ahead:
+            self.complete += 1
+        elif number >= self.complete:
             self._ahead.add(number)
             while self.complete in self._ahead:
                 self._ahead.remove(self.complete)

@@ -6,6 +6,7 @@ A coordinator has no vote. It ends a coordination in one of these ways, all reco
 terminal                  when
 ========================= ==========================================================================
 decided                   an operation executed; the certificates are its refs (BYZ-21)
+cancelled                 the requester's cancel executed first (BYZ-25)
 failed{fork_detected}     two digests committed for one slot (BYZ-9)
 failed{timeout, final}    f + 1 replicas signed the overall deadline and (all did, or the failure is
                           final, or a further second passed) and nothing is committed (BYZ-22)
@@ -25,7 +26,12 @@ from itertools import islice
 from typing import Any
 
 from ...core.envelope import MAX_REFS
-from ...core.kernel_events import CoordinationFailed, DeadlinePassed, EvidenceSubmitted
+from ...core.kernel_events import (
+    CoordinationCancelled,
+    CoordinationFailed,
+    DeadlinePassed,
+    EvidenceSubmitted,
+)
 from ...core.machine import TERMINAL_KEY, After, Append, Context, Intent, LogEvent, decide
 from .accusations import Accusations
 from .events import ABANDONED, DEADLINE_PASSED, SETTLE, VIEW_CHANGE
@@ -39,6 +45,7 @@ SETTLE_MS = 1_000
 ABANDON_MS = 30_000
 EVIDENCE = "evidence.submitted"
 FAILED = "coordination.failed"
+CANCELLED = "coordination.cancelled"
 
 
 class ByzantineCoordinator(ByzantineFold):
@@ -148,9 +155,15 @@ class ByzantineCoordinator(ByzantineFold):
 
     def _decision(self) -> Append:
         if self._decided is None:
-            slot = self.first()
+            slot = self.deciding
             assert slot is not None
             assert self.decided_at is not None
+            cancel = self.cancel_in(slot)
+            if cancel is not None:
+                refs = self.executor.decisions[slot.sequence].commit_ids
+                body = CoordinationCancelled(cancel.reason)
+                self._decided = Append(TERMINAL_KEY, CANCELLED, body, refs)
+                return self._decided
             result = outcome(
                 self.group, self.context.opened, self.executor, slot, self.requests.known()
             )

@@ -25,6 +25,7 @@ NEW_VIEW = "byzantine.new_view_sent"
 REPLY = "byzantine.reply_sent"
 REFUSED = "byzantine.proposal_refused"
 DEADLINE_PASSED = "deadline.passed"
+CANCEL = "coordination.cancel_requested"
 
 OVERALL = "overall"
 """Name of the deadline that replicas sign (BYZ-22)."""

@@ -40,7 +40,8 @@ class Executor:
 
     Attributes:
         decisions: commit certificate per slot, the first one known.
-        log: executed slots, in sequence; slot s stands at index s - 1.
+        executed: the last executed slot, 0 before the first.
+        log: executed slots, in sequence; the oldest ones may have been dropped.
         root: state root after the last of them.
         fork: two digests committed for one slot, if that ever happened.
         batches: request ids behind each digest seen.
@@ -48,17 +49,15 @@ class Executor:
 
     def __init__(self, group: Group, requests: RequestPool) -> None:
         self.decisions: dict[int, Decision] = {}
+        self.executed = 0
         self.log: list[Executed] = []
         self.root = GENESIS_ROOT
         self.fork: tuple[Decision, Decision] | None = None
         self.batches: dict[bytes, tuple[bytes, ...]] = {}
+        self._batch_at: dict[bytes, int] = {}
+        self._dropped = 0
         self._group = group
         self._requests = requests
-
-    @property
-    def executed(self) -> int:
-        """The last executed slot, 0 before the first."""
-        return len(self.log)
 
     def decide(self, view: int, sequence: int, digest: bytes, commits: Mapping[str, bytes]) -> None:
         """Take note of a quorum of commits; a second digest for the slot is a fork (BYZ-9)."""
@@ -72,6 +71,12 @@ class Executor:
         elif self.fork is None:
             self.fork = (known, decision)
 
+    def note_batch(self, sequence: int, digest: bytes, request_ids: tuple[bytes, ...]) -> None:
+        """Learn what is behind a digest that was proposed for a slot."""
+        if sequence > self._dropped:
+            self.batches[digest] = request_ids
+            self._batch_at[digest] = max(sequence, self._batch_at.get(digest, 0))
+
     def missing(self) -> set[bytes]:
         """Ids of requests that the next slot waits for."""
         decision = self.decisions.get(self.executed + 1)
@@ -80,9 +85,10 @@ class Executor:
 
     def batch(self, sequence: int, digest: bytes) -> tuple[bytes, ...] | None:
         """Request ids of a digest; none for the null batch, ``None`` if not known."""
-        if digest == null_digest(self._group.coordination, sequence):
+        known = self.batches.get(digest)
+        if known is None and digest == null_digest(self._group.coordination, sequence):
             return ()
-        return self.batches.get(digest)
+        return known
 
     def step(self) -> Executed | None:
         """Execute the next slot, if it is decided and everything in it is at hand."""
@@ -102,7 +108,20 @@ class Executor:
         self.root = next_root(self.root, sequence, decision.digest, effective)
         done = Executed(sequence, decision.digest, effective, self.root)
         self.log.append(done)
+        self.executed = sequence
+        self._requests.close(sequence)
         return done
+
+    def drop_upto(self, slot: int) -> None:
+        """Forget decided slots up to ``slot``, all of them executed; the root binds them."""
+        over = sum(done.sequence <= slot for done in self.log)
+        for done in self.log[:over]:
+            del self.decisions[done.sequence]
+        del self.log[:over]
+        for digest in [each for each, at in self._batch_at.items() if at <= slot]:
+            del self.batches[digest], self._batch_at[digest]
+        self._requests.forget_upto(slot)
+        self._dropped = max(self._dropped, slot)
 
     def operation(self, request_id: bytes) -> Any:
         """The operation of an executed request."""

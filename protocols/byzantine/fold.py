@@ -9,11 +9,13 @@ on the order of arrival.
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 
 from ...core.errors import PeerProtocolError
 from ...core.machine import LogEvent
 from .chains import AuthorChain
 from .events import (
+    CANCEL,
     CHECKPOINT,
     COMMIT,
     DEADLINE_PASSED,
@@ -26,8 +28,7 @@ from .events import (
     UNIQUENESS,
     VIEW_CHANGE,
 )
-from .execution import Executed
-from .slots import Proposal, SlotFold
+from .slots import Proposal, Signed, SlotFold
 from .view_change import Plan
 
 
@@ -35,10 +36,6 @@ class ByzantineFold(SlotFold):
     """State that follows from events alone; roles add what they would do."""
 
     # Reading ------------------------------------------------------------------------------------
-
-    def first(self) -> Executed | None:
-        """The first executed slot with a request in it."""
-        return next((each for each in self.executor.log if each.requests), None)
 
     def phase(self) -> str:
         """``active``, ``changing``, ``decided`` or ``halted``."""
@@ -64,26 +61,34 @@ class ByzantineFold(SlotFold):
 
     def wanted(self) -> frozenset[bytes]:
         """Ids of events to read again from the log (5.3): referenced, or now within reach."""
-        fitting = {i for i, (view, s) in self._postponed.items() if self._is_near(view, s)}
-        missing = {each for each in self.views.missing() if each not in self.store}
-        return frozenset(fitting | missing | self.executor.missing())
+        missing = self.executor.missing()
+        if self._postponed:
+            missing |= {i for i, (view, s) in self._postponed.items() if self._is_near(view, s)}
+        missing |= {each for each in self.views.missing() if each not in self.store}
+        return frozenset(missing)
 
     # Folding ------------------------------------------------------------------------------------
 
     def apply(self, event: LogEvent) -> None:
         """Fold one event; seen again it has no effect."""
-        handler = _HANDLERS.get(event.event.header.type)
         if event.event.id in self.store:
             return
+        header = event.event.header
+        author, kind = header.author, header.type
+        handler = _HANDLERS.get(kind)
         self.now += 1
-        self.chains.setdefault(event.author, AuthorChain()).add(event.event.header.author_seq)
+        chain = self.chains.get(author)
+        if chain is None:
+            chain = self.chains[author] = AuthorChain()
+        chain.add(header.author_seq)
         if handler is None:
+            self._judge_again(event)
             return
-        if event.author not in self._members and event.type not in (DEADLINE_PASSED, REQUEST):
-            raise PeerProtocolError("not_participant", f"{event.author} is no replica")
+        if author not in self._members and kind not in _FROM_OUTSIDE:
+            raise PeerProtocolError("not_participant", f"{author} is no replica")
         twice = self._second(event)
         handler(self, event)
-        self._judge_again(event.id)
+        self._judge_again(event)
         if twice is not None:
             self._distrust(event)
             raise PeerProtocolError(
@@ -92,17 +97,24 @@ class ByzantineFold(SlotFold):
                 evidence=(twice.id, event.id),
             )
 
-    def _second(self, event: LogEvent) -> LogEvent | None:
+    def _second(self, event: LogEvent) -> Signed | None:
         """An earlier event under the same uniqueness key with different content (COM-17)."""
-        fields = UNIQUENESS.get(event.event.header.type)
+        header = event.event.header
+        fields = _UNIQUE.get(header.type)
         if fields is None:
             return None
-        content = event.content
-        key = (event.author, event.type, *(getattr(content, name) for name in fields))
-        first = self._signed.setdefault(key, event)
-        if first.event.header.body_sha256 == event.event.header.body_sha256:
+        key = (header.author, header.type, fields(event.content))
+        first = self._signed_before.get(key) or self._signed.get(key)
+        if first is None:
+            kept = event if self.keeps_history else None
+            self._signed[key] = Signed(event.event.id, header.body_sha256, kept)
             return None
-        self.equivocations.setdefault(key, (first, event))
+        if first.body_sha256 == header.body_sha256:
+            return None
+        if first.event is not None:
+            values = (getattr(event.content, name) for name in UNIQUENESS[header.type])
+            pair = first.event, event
+            self.equivocations.setdefault((header.author, header.type, *values), pair)
         return first
 
     def _distrust(self, event: LogEvent) -> None:
@@ -112,10 +124,13 @@ class ByzantineFold(SlotFold):
         elif event.type == NEW_VIEW:
             self._suspect(event.content.new_view)
 
-    def _judge_again(self, event_id: bytes) -> None:
+    def _judge_again(self, event: LogEvent) -> None:
         """An event that certificates waited for has arrived."""
-        if not self.views.lacks(event_id):
+        if not self.views.lacks(event.event.id):
             return
+        if event.event.id not in self.store and event.event.id not in self._postponed:
+            # Not what a certificate can hold: kept for the judgement, or it would be wanted again.
+            self.store.add(event, self.checkpoints.stable + self.group.window)
         for waiting in self.views.waiting_view_changes():
             self.views.judge_view_change(waiting)
         self._join()
@@ -124,9 +139,12 @@ class ByzantineFold(SlotFold):
     # Views --------------------------------------------------------------------------------------
 
     def _on_view_change(self, event: LogEvent) -> None:
-        self.store.add(event, None)
         if not self.views.is_relevant(event.content.new_view):
+            if self.keeps_history:
+                self.store.add(event, None)
             return
+        self.store.add(event, None)
+        self._view_changes.setdefault(event.content.new_view, []).append(event.id)
         check = self.views.judge_view_change(event)
         self._join()
         if check.fault:
@@ -142,7 +160,7 @@ class ByzantineFold(SlotFold):
         view = event.content.new_view
         if event.author != self.group.primary(view):
             raise PeerProtocolError("not_primary", f"{event.author} does not lead view {view}")
-        self.store.add(event, None)
+        self.store.add(event, self._needed_until(event))
         if self.views.is_relevant(view):
             self.views.hold_new_view(event)
             self._try_new_views()
@@ -150,6 +168,14 @@ class ByzantineFold(SlotFold):
             raise PeerProtocolError(
                 "invalid_certificate", f"NEW-VIEW {view} is wrong", evidence=(event.id,)
             )
+
+    def _needed_until(self, new_view: LogEvent) -> int | None:
+        """A NEW-VIEW proposes slots; view changes name it until those are settled."""
+        if self.keeps_history:
+            return None
+        stable = self.checkpoints.stable
+        slots = (slot.sequence for slot in new_view.content.slots)
+        return min(max(slots, default=stable), stable + 2 * self.group.window)
 
     def _try_new_views(self) -> None:
         """Enter a view whose NEW-VIEW is proven; flee from one whose NEW-VIEW is wrong (BYZ-18)."""
@@ -165,7 +191,9 @@ class ByzantineFold(SlotFold):
 
     def _enter(self, view: int, event: LogEvent, start: Plan) -> None:
         self.views.enter(view, event, start, self.now)
+        self._drop_view_changes()
         self.accepted.clear()
+        self._unaccepted = set(self._held)
         self._slot_of.clear()
         for slot in start.slots:
             if slot.sequence > self.checkpoints.stable:
@@ -177,8 +205,16 @@ class ByzantineFold(SlotFold):
     def leave(self, view: int) -> None:
         """The own view change is signed: no votes in lower views from here on (BYZ-13)."""
         self.views.leave(view)
+        self._drop_view_changes()
         self._join()
         self._try_new_views()
+
+    def _drop_view_changes(self) -> None:
+        """Nothing names the view changes of lower views any more."""
+        for view in [each for each in self._view_changes if each < self.views.view]:
+            for event_id in self._view_changes.pop(view):
+                if not self.keeps_history:
+                    self.store.drop(event_id)
 
     # Deadlines ----------------------------------------------------------------------------------
 
@@ -194,6 +230,9 @@ class ByzantineFold(SlotFold):
         self.refusals[event.author] = event.content.reason
 
 
+_FROM_OUTSIDE = frozenset({CANCEL, DEADLINE_PASSED, REQUEST})
+_UNIQUE = {kind: attrgetter(*fields) for kind, fields in UNIQUENESS.items()}
+
 _HANDLERS: dict[str, Callable[[ByzantineFold, LogEvent], None]] = {
     REQUEST: ByzantineFold._on_request,
     PRE_PREPARE: ByzantineFold._on_pre_prepare,
@@ -204,4 +243,5 @@ _HANDLERS: dict[str, Callable[[ByzantineFold, LogEvent], None]] = {
     NEW_VIEW: ByzantineFold._on_new_view,
     DEADLINE_PASSED: ByzantineFold._on_deadline,
     REFUSED: ByzantineFold._on_refused,
+    CANCEL: ByzantineFold._on_cancel,
 }

@@ -26,7 +26,7 @@ from typing import Any
 import msgspec
 
 from ...core.errors import UsageError
-from ...core.kernel_events import Body, DeadlinePassed
+from ...core.kernel_events import Body, CancelRequested, DeadlinePassed
 from ...core.machine import After, Append, Ask, AskFailed, Context, Intent, LogEvent
 from .digests import batch_digest, operation_digest
 from .events import (
@@ -53,7 +53,7 @@ from .fold import ByzantineFold
 from .recomputation import cited_slots
 from .requests import Request
 from .slots import Proposal
-from .view_change import new_view_body
+from .view_change import Plan, new_view_body
 
 MAX_DOUBLINGS = 16
 """View timeouts stop doubling here: 15 s have become 11 days."""
@@ -90,7 +90,12 @@ class VerdictReply(msgspec.Struct, frozen=True):
 
 
 class ByzantineReplica(ByzantineFold):
-    """The machine of one replica; with an author that is none, it only watches."""
+    """The machine of one replica; with an author that is none, it only watches.
+
+    It forgets what is settled: evidence and outcomes are the observer's business.
+    """
+
+    keeps_history = False
 
     def __init__(self, context: Context) -> None:
         super().__init__(context)
@@ -98,13 +103,14 @@ class ByzantineReplica(ByzantineFold):
         self._takes_part = context.author in self.group.replicas
         self._prepares: set[tuple[int, int]] = set()
         self._commits: dict[int, int] = {}
-        self._unproven: dict[int, LogEvent] = {}
         self._checkpoints = 0
         self._proposed: dict[int, int] = {}
         self._new_views: set[int] = set()
         self._endorsed: set[bytes] = set()
         self._refused: set[bytes] = set()
         self._muted = False
+        self._unvoted: dict[int, None] = {}  # accepted in this view, own commit not signed yet
+        self._uncovered: dict[int, LogEvent] = {}  # own commits whose certificate is not at hand
         self._intents: tuple[Intent, ...] | None = None
 
     # Folding ------------------------------------------------------------------------------------
@@ -117,23 +123,25 @@ class ByzantineReplica(ByzantineFold):
         finally:
             if event.event.header.author == self._me:
                 self._note_own(event)
-            if self._unproven:
+            if self._uncovered:
                 self._restore()
 
     def _note_own(self, event: LogEvent) -> None:
         kind, content = event.type, event.content
         if kind == PREPARE:
             self._prepares.add((content.view, content.sequence))
-            self._endorsed.add(content.batch_digest)
+            self._endorse(content.batch_digest)
         elif kind == COMMIT:
             view = self._commits.get(content.sequence, 0)
             self._commits[content.sequence] = max(view, content.view)
-            if not self._covers(content.sequence, content.view):
-                self._unproven[content.sequence] = event
+            if content.view >= view and not self._covers(content.sequence, content.view):
+                self._uncovered[content.sequence] = event
+            if content.view >= self.views.view:
+                self._unvoted.pop(content.sequence, None)
         elif kind == PRE_PREPARE:
             highest = self._proposed.get(content.view, 0)
             self._proposed[content.view] = max(highest, content.sequence)
-            self._endorsed.add(content.batch_digest)
+            self._endorse(content.batch_digest)
         elif kind == CHECKPOINT:
             self._checkpoints = max(self._checkpoints, content.sequence)
         elif kind == VIEW_CHANGE:
@@ -155,7 +163,7 @@ class ByzantineReplica(ByzantineFold):
     def _restore(self) -> None:
         """Find the certificates behind own commits again: after a restart the own events are folded
         first, and the view in which they were signed may be over by then."""
-        for sequence, commit in list(self._unproven.items()):
+        for sequence, commit in list(self._uncovered.items()):
             view, digest = commit.content.view, commit.content.batch_digest
             signers = self.prepares.signers((view, sequence, digest))
             primary = self.group.primary(view)
@@ -165,11 +173,24 @@ class ByzantineReplica(ByzantineFold):
                 proposal_id, ids = refs[0], ids[: self.group.q - 1]
                 self._keep(PreparedEntry(sequence, view, digest, proposal_id, ids))
             if self._covers(sequence, view):
-                del self._unproven[sequence]
+                del self._uncovered[sequence]
+
+    def _endorse(self, digest: bytes) -> None:
+        if self.config.mode == "single":  # a service asks nobody
+            self._endorsed.add(digest)
+
+    def _accept(self, sequence: int, proposal: Proposal) -> None:
+        self._unvoted[sequence] = None
+        super()._accept(sequence, proposal)
+
+    def _enter(self, view: int, event: LogEvent, start: Plan) -> None:
+        self._unvoted.clear()
+        super()._enter(view, event, start)
 
     def _collect(self) -> None:
         super()._collect()
         stable = self.checkpoints.stable
+        self._unvoted = {s: None for s in self._unvoted if s > stable}
         self._commits = {s: view for s, view in self._commits.items() if s > stable}
         self._prepares = {key for key in self._prepares if key[1] > stable}
 
@@ -238,7 +259,8 @@ class ByzantineReplica(ByzantineFold):
         if self.executor.executed < self.views.floor:
             return  # BYZ-18: first catch up with the checkpoint the view starts from
         leads = self.group.primary(view) == self._me
-        for sequence, proposal in self.accepted.items():
+        for sequence in self._unvoted:
+            proposal = self.accepted[sequence]
             if not leads and (view, sequence) not in self._prepares:
                 yield from self._prepare(view, sequence, proposal)
             entry = self.prepared.get(sequence)
@@ -265,6 +287,9 @@ class ByzantineReplica(ByzantineFold):
             yield vote
         request = self.requests.get(batch[0]) if batch else None
         if request is None or digest in self._refused:
+            return
+        if isinstance(request.operation, CancelRequested):  # the requester's right, not a question
+            yield vote
             return
         question = ProposalRequest(
             request.operation,
@@ -316,8 +341,8 @@ class ByzantineReplica(ByzantineFold):
             return [], False
         batch: list[Request] = []
         size = 0
-        for request in self.requests.pending():
-            if request.id in self._slot_of or self._is_refused(request):
+        for request in self.requests.pending(self._slot_of):
+            if self._is_refused(request):
                 continue
             size += request.size
             if batch and size > self.config.batch_max_bytes:
@@ -336,13 +361,13 @@ class ByzantineReplica(ByzantineFold):
 
     def _leave(self, new_view: int) -> Iterator[Append]:
         """The view change, unless something signed earlier is not folded yet (BYZ-13)."""
-        stable = self.checkpoints.stable
-        entries = tuple(
-            self.prepared[sequence]
-            for sequence in sorted(self.prepared)
-            if stable < sequence <= stable + self.group.window
-        )
-        if all(self._covers(sequence, view) for sequence, view in self._commits.items()):
+        if all(self._covers(s, commit.content.view) for s, commit in self._uncovered.items()):
+            stable = self.checkpoints.stable
+            entries = tuple(
+                self.prepared[sequence]
+                for sequence in sorted(self.prepared)
+                if stable < sequence <= stable + self.group.window
+            )
             body = ViewChangeSent(new_view, stable, self.checkpoints.proof, entries)
             yield self._once(VIEW_CHANGE, ("view_change", new_view), body)
 

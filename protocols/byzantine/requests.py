@@ -3,12 +3,14 @@
 A client numbers its requests; one whose number is not above the client's last executed one is over,
 executed or not. So a client waits for one request before it sends the next, or accepts that a later
 one overtakes. Two requests under one number are the client's equivocation: whichever is ordered
-first executes, the other never.
+first executes, the other never. Whatever is over can be forgotten: seen again it is over still, as
+executed numbers only grow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import insort
+from collections.abc import Container, Iterator
 from typing import Any
 
 import msgspec
@@ -52,29 +54,37 @@ def numbered(event: LogEvent) -> tuple[str, int]:
 
 
 class RequestPool:
-    """All requests seen, the unexecuted ones, and per client the last executed number."""
+    """Requests seen, the unexecuted ones, and per client the last executed number."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, Request] = {}
         self._pending: dict[bytes, Request] = {}
+        self._queues: dict[str, list[Request]] = {}  # pending ones per client, by number
         self._executed: dict[str, int] = {}
+        self._over: list[bytes] = []  # since the last executed slot
+        self._over_at: dict[int, list[bytes]] = {}
 
     def __contains__(self, request_id: bytes) -> bool:
         return request_id in self._known
 
     def get(self, request_id: bytes) -> Request | None:
-        """The request, if seen."""
+        """The request, if seen and not forgotten."""
         return self._known.get(request_id)
 
     def known(self) -> tuple[bytes, ...]:
-        """Ids of all requests seen, sorted."""
+        """Ids of all requests seen and not forgotten, sorted."""
         return tuple(sorted(self._known))
 
     def add(self, request: Request) -> None:
-        """Note a request."""
+        """Note a request; one known already stays as it is."""
+        if request.id in self._known:
+            return
         self._known[request.id] = request
         if self.is_executable(request):
             self._pending[request.id] = request
+            insort(self._queues.setdefault(request.client, []), request, key=_turn)
+        else:
+            self._over.append(request.id)
 
     def is_executable(self, request: Request) -> bool:
         """Whether no request of its client with this or a higher number has executed."""
@@ -85,21 +95,42 @@ class RequestPool:
         if not self.is_executable(request):
             return False
         self._executed[request.client] = request.client_seq
-        over = [each.id for each in self._pending.values() if not self.is_executable(each)]
-        for request_id in over:
-            del self._pending[request_id]
+        queue = self._queues.get(request.client, [])
+        over = 0
+        while over < len(queue) and queue[over].client_seq <= request.client_seq:
+            del self._pending[queue[over].id]
+            self._over.append(queue[over].id)
+            over += 1
+        del queue[:over]
         return True
+
+    def close(self, slot: int) -> None:
+        """A slot has executed: what is over by now may be forgotten together with it."""
+        if self._over:
+            self._over_at[slot] = self._over
+            self._over = []
+
+    def forget_upto(self, slot: int) -> None:
+        """Forget what was over when ``slot`` had executed."""
+        for each in [each for each in self._over_at if each <= slot]:
+            for request_id in self._over_at.pop(each):
+                self._known.pop(request_id, None)
 
     def oldest(self) -> Request | None:
         """The unexecuted request seen first; what a replica's timer watches."""
         return next(iter(self._pending.values()), None)
 
-    def pending(self) -> Iterator[Request]:
-        """Unexecuted requests: by arrival, but each client's by number."""
-        lowest: dict[str, list[Request]] = {}
-        for request in self._pending.values():
-            lowest.setdefault(request.client, []).append(request)
-        for queue in lowest.values():
-            queue.sort(key=lambda each: (-each.client_seq, each.seen))
+    def pending(self, taken: Container[bytes] = ()) -> Iterator[Request]:
+        """Unexecuted requests by arrival, but each client's by number; not those in ``taken``."""
+        turns: dict[str, Iterator[Request]] = {}
         for request in tuple(self._pending.values()):
-            yield lowest[request.client].pop()
+            client = request.client
+            if client not in turns:
+                turns[client] = iter(tuple(self._queues[client]))
+            following = next(turns[client])
+            if following.id not in taken:
+                yield following
+
+
+def _turn(request: Request) -> tuple[int, int]:
+    return request.client_seq, -request.seen

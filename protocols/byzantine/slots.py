@@ -18,11 +18,12 @@ and :meth:`ByzantineFold.wanted` asks for it again when it fits.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from ...core.errors import PeerProtocolError
+from ...core.kernel_events import CancelRequested
 from ...core.machine import Context, LogEvent, Machine
 from .certificates import EventStore
 from .chains import AuthorChain
@@ -30,8 +31,8 @@ from .checkpoints import CheckpointBook
 from .config import frozen_config, group_in
 from .digests import batch_digest
 from .events import PreparedEntry, PrePrepareSent
-from .execution import Executor
-from .requests import REQUESTER, Request, RequestPool
+from .execution import Executed, Executor
+from .requests import REQUESTER, Request, RequestPool, numbered
 from .views import ViewBook
 from .votes import VoteBook
 
@@ -47,8 +48,24 @@ class Proposal(msgspec.Struct, frozen=True):
     request_ids: tuple[bytes, ...]
 
 
+class Signed(msgspec.Struct, frozen=True):
+    """What was first signed under a uniqueness key; the event itself only where history is kept."""
+
+    id: bytes
+    body_sha256: bytes
+    event: LogEvent | None
+
+
 class SlotFold(Machine):
-    """Requests, proposals, votes, execution and checkpoints; views are a subclass's business."""
+    """Requests, proposals, votes, execution and checkpoints; views are a subclass's business.
+
+    Attributes:
+        keeps_history: whether requests, decided slots and uniqueness records stay for ever, as
+            outcomes and evidence need them. Otherwise those more than a window below the last
+            stable checkpoint are dropped, and what a service holds is bounded by its window.
+    """
+
+    keeps_history: ClassVar[bool] = True
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -70,10 +87,15 @@ class SlotFold(Machine):
         self.productive_view = 0
         self.due_checkpoints: dict[int, bytes] = {}
         self.decided_at: int | None = None
+        self.deciding: Executed | None = None
         self.now = 0
         self.chains: dict[str, AuthorChain] = {}
-        self._signed: dict[tuple[Any, ...], LogEvent] = {}
+        self._signed: dict[tuple[Any, ...], Signed] = {}
+        self._signed_before: dict[tuple[Any, ...], Signed] = {}
+        self._signed_since = 0
+        self._view_changes: dict[int, list[bytes]] = {}
         self._held: dict[int, list[LogEvent]] = {}
+        self._unaccepted: set[int] = set()  # held, and nothing accepted for the slot
         self._slot_of: dict[bytes, int] = {}
         self._postponed: dict[bytes, tuple[int, int]] = {}
         self._members = frozenset(self.group.replicas)
@@ -100,9 +122,11 @@ class SlotFold(Machine):
             return
         self.now += 1
         self.chains.setdefault(event.author, AuthorChain()).add(event.event.header.author_seq)
-        self.store.add(event, None)
+        if self.keeps_history:
+            self.store.add(event, None)
         self._add_request(event.id, client, client_seq, operation, len(event.event.body))
-        self._accept_held()
+        if self._unaccepted:
+            self._accept_held()
         self._execute(event)
 
     def _add_request(
@@ -122,15 +146,20 @@ class SlotFold(Machine):
         if not sound or len(set(content.request_ids)) != len(content.request_ids):
             self._suspect(view)
             raise PeerProtocolError("digest_mismatch", f"slot {sequence}: not the batch's digest")
-        self.executor.batches[digest] = content.request_ids
+        self.executor.note_batch(sequence, digest, content.request_ids)
         self._execute(event)
         if view < self.views.view or sequence <= self.checkpoints.stable:
             return
-        self._held.setdefault(sequence, []).append(event)
+        self._hold(sequence, event)
         accepted = self.accepted.get(sequence)
         if self._is_current(view) and accepted and accepted.digest != digest:
             self._suspect(view)
         self._accept_held(sequence)
+
+    def _hold(self, sequence: int, event: LogEvent) -> None:
+        self._held.setdefault(sequence, []).append(event)
+        if sequence not in self.accepted:
+            self._unaccepted.add(sequence)
 
     def _suspect(self, view: int) -> None:
         """The primary of the active view is provably bad: move on at once (BYZ-13)."""
@@ -144,7 +173,7 @@ class SlotFold(Machine):
         """Accept what fits now: the first acceptable proposal of a slot stays (BYZ-2)."""
         if not self.views.is_active:
             return
-        for each in sorted(self._held) if sequence is None else (sequence,):
+        for each in sorted(self._unaccepted) if sequence is None else (sequence,):
             if each in self.accepted:
                 continue
             for event in self._held.get(each, ()):
@@ -168,6 +197,7 @@ class SlotFold(Machine):
 
     def _accept(self, sequence: int, proposal: Proposal) -> None:
         self.accepted[sequence] = proposal
+        self._unaccepted.discard(sequence)
         for request_id in proposal.request_ids:
             self._slot_of[request_id] = sequence
         self._check_prepared(sequence)
@@ -234,9 +264,28 @@ class SlotFold(Machine):
                 self.productive_view = self.views.view
             if done.sequence % self.group.interval == 0:
                 self.due_checkpoints[done.sequence] = done.root
-            if self.decided_at is None and done.requests and self.config.mode == "single":
-                self.decided_at = event.sequence
+            if self.decided_at is None and self._decides(done):
+                self.decided_at, self.deciding = event.sequence, done
         self._rotate()
+
+    def _decides(self, done: Executed) -> bool:
+        """Whether this slot ends it: the first operation of all, or the cancel of a service."""
+        if self.config.mode == "single":
+            return bool(done.requests)
+        return self.cancel_in(done) is not None
+
+    def cancel_in(self, done: Executed) -> CancelRequested | None:
+        """The cancel that took effect in this slot, if one did (BYZ-25)."""
+        single = self.config.mode == "single"
+        for request_id in done.requests[:1] if single else done.requests:
+            operation = self.executor.operation(request_id)
+            if isinstance(operation, CancelRequested):
+                return operation
+        return None
+
+    def _on_cancel(self, event: LogEvent) -> None:
+        """The requester's cancel is ordered like any request; the kernel has checked who asks."""
+        self.submit(event, *numbered(event), event.content)
 
     def _rotate(self) -> None:
         """A planned view change every M slots (``rotation_slots``)."""
@@ -266,4 +315,14 @@ class SlotFold(Machine):
         for due in [each for each in self.due_checkpoints if each <= stable]:
             del self.due_checkpoints[due]
         self._slot_of = {i: slot for i, slot in self._slot_of.items() if slot > stable}
+        self._unaccepted = {slot for slot in self._unaccepted if slot > stable}
         self.store.drop_upto(done - self.group.window)
+        if not self.keeps_history:
+            self._forget(done - self.group.window)
+
+    def _forget(self, slot: int) -> None:
+        """Drop the decided past up to ``slot``; uniqueness records go by whole windows."""
+        self.executor.drop_upto(slot)
+        if self.checkpoints.stable >= self._signed_since + self.group.window:
+            self._signed_since = self.checkpoints.stable
+            self._signed, self._signed_before = {}, self._signed

@@ -130,14 +130,16 @@ class ViewBook:
         check, start = check_new_view(self._store.get, self._group, body)
         if check.fault:
             self.invalid[event.id] = event
-            self._missing.pop(event.id, None)
-        else:
+        if check.missing and not check.fault:
             self._missing[event.id] = check.missing
+        else:
+            self._missing.pop(event.id, None)
         return check, start
 
     def lacks(self, event_id: bytes) -> bool:
         """Whether something waits for this event to be judged."""
-        return any(event_id in each for each in self._missing.values())
+        missing = self._missing
+        return bool(missing) and any(event_id in each for each in missing.values())
 
     def missing(self) -> set[bytes]:
         """Ids of events without which something cannot be judged."""

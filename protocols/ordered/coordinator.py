@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from ...core.author import encode_body
 from ...core.errors import PeerProtocolError
 from ...core.hashing import sha256
+from ...core.kernel_events import CoordinationCancelled
 from ...core.machine import (
     TERMINAL_KEY,
     After,
@@ -22,8 +23,8 @@ from ...core.machine import (
     Machine,
     ProtocolSpec,
 )
-from ..byzantine.coordinator import ByzantineCoordinator
-from ..byzantine.events import DEADLINE_PASSED
+from ..byzantine.coordinator import CANCELLED, ByzantineCoordinator
+from ..byzantine.events import CANCEL, DEADLINE_PASSED
 from .service import DecidedOrder, is_domain, service_context
 
 
@@ -76,6 +77,12 @@ class OrderedCoordinator(Machine):
 
     def _fold(self, event: LogEvent) -> None:
         is_open = self.announcer.verdict is None
+        if event.type == CANCEL:
+            if is_open:
+                body = CoordinationCancelled(event.content.reason)
+                cancelled = Append(TERMINAL_KEY, CANCELLED, body, (event.id,))
+                self.announcer.decide(cancelled, event.sequence)
+            return
         try:
             self.judge.apply(event)
         except PeerProtocolError as error:

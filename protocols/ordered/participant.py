@@ -22,7 +22,7 @@ from ...core.machine import (
     Machine,
     ProtocolSpec,
 )
-from ..byzantine.events import DEADLINE_PASSED
+from ..byzantine.events import CANCEL, DEADLINE_PASSED
 from ..byzantine.replica import ByzantineReplica
 from .service import Deadline, DecidedOrder, is_domain, service_context
 
@@ -59,6 +59,10 @@ class OrderedParticipant(Machine):
             raise rejection
 
     def _fold(self, event: LogEvent) -> None:
+        if event.type == CANCEL:
+            if not self.replica.is_decided:
+                self.replica.rest(event.sequence)
+            return
         for machine in (self.judge, self.member):
             with contextlib.suppress(PeerProtocolError):
                 machine.apply(event)

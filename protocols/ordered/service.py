@@ -9,7 +9,7 @@ import msgspec
 from ...core.errors import PeerProtocolError
 from ...core.machine import Context, LogEvent, ProofRule
 from ..byzantine.config import ByzantineConfig
-from ..byzantine.events import DEADLINE_PASSED, OVERALL
+from ..byzantine.events import CANCEL, DEADLINE_PASSED, OVERALL
 from ..byzantine.fold import ByzantineFold
 from ..byzantine.requests import numbered
 
@@ -83,10 +83,9 @@ class DecidedOrder:
 
     def take(self) -> Iterator[LogEvent]:
         """What has been ordered since the last call, at its position in decided order."""
-        log = self.group.executor.log
-        while self._executed < len(log):
-            slot = log[self._executed]
-            self._executed += 1
+        executor = self.group.executor
+        fresh, self._executed = executor.executed - self._executed, executor.executed
+        for slot in executor.log[len(executor.log) - fresh :]:
             for request_id in slot.requests:
                 event = self._submitted.pop(request_id)
                 if event.type == DEADLINE_PASSED and not self._is_due(event):
@@ -114,7 +113,7 @@ def under_service(rule: ProofRule) -> ProofRule:
 
 
 def is_domain(event: LogEvent, family: str) -> bool:
-    """Whether replicas order it: the protocol's own events and its deadlines."""
+    """Whether replicas order it: the protocol's own events, its deadlines and the cancel."""
     if event.type == DEADLINE_PASSED:
         return bool(event.content.name != OVERALL)
-    return event.type.startswith(f"{family}.")
+    return event.type == CANCEL or event.type.startswith(f"{family}.")

@@ -166,3 +166,24 @@ def test_secrets_differ_by_label_coordination_and_key_and_survive_a_restart() ->
     }
     assert len(values) == 4
     assert Author("a-1", "n2", KEY, lambda: 9).secret("c1", "x") == author.secret("c1", "x")
+
+
+def test_a_book_of_recent_events_forgets_old_ids_and_says_so() -> None:
+    book, events = ChainBook(recent=4), _chain(20)
+    for event in events:
+        book.add(event)
+    assert book.head("a-1") == _full_head(events)
+    assert book.find("a-1", 0) is None
+    assert [book.find("a-1", number) for number in range(16, 20)] == [e.id for e in events[16:]]
+    assert _reason(book, events[0]) == "late"
+    assert _reason(book, events[19]) == "duplicate"
+    assert _reason(book, _change(events[18], at_ns=10**6)) == "equivocation"
+    assert book.gaps() == []
+
+
+def _full_head(events: list[Event]) -> tuple[int, bytes, int]:
+    """The head of a book that remembers everything."""
+    book = ChainBook()
+    for event in events:
+        book.add(event)
+    return book.head("a-1")

@@ -187,7 +187,7 @@ class ByzantineScript:
     def _expect_decided(self, operation: str, *replicas: str, view: str = "") -> None:
         for node in self._replicas(replicas):
             machine = node.machine
-            slot = machine.first()
+            slot = machine.deciding
             assert slot is not None, f"{node.author} has not decided"
             assert machine.executor.operation(slot.requests[0]) == operation, node.author
             found = machine.executor.decisions[slot.sequence].view

@@ -9,8 +9,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator
 
-import msgspec
-
 from ....core.coordination import Coordination
 from ....core.errors import PeerProtocolError
 from ....core.machine import Context, LogEvent
@@ -22,6 +20,7 @@ from ....protocols.byzantine.fold import ByzantineFold
 from ....protocols.byzantine.replica import ByzantineReplica
 from .witness import Witness
 
+CANCEL = "coordination.cancel_requested"
 MAX_REREADS = 50
 
 
@@ -50,7 +49,10 @@ def _events(verdicts: Iterable[Verdict], fold: Coordination) -> list[LogEvent]:
     found: dict[bytes, LogEvent] = {}
     for verdict in verdicts:
         event = verdict.event
-        if event is not None and event.event.header.epoch == fold.epoch:
+        if event is None:
+            continue
+        epoch = event.event.header.epoch
+        if epoch == fold.epoch or (event.type == CANCEL and not epoch):
             found.setdefault(event.id, event)
     return list(found.values())
 
@@ -92,14 +94,15 @@ def _operations(
 ) -> Iterator[str]:
     """What executes was signed by a client, once per (client, number)."""
     assert fold.config is not None
-    asked = {event.id: event for event in events if event.type == REQUEST}
-    done: set[tuple[str, int]] = set()
+    asked = {event.id: event for event in events if event.type in (REQUEST, CANCEL)}
+    done: set[tuple[str, str, int]] = set()
     for slot in observed.executor.log:
         for each in slot.requests:
             event = asked.get(each)
             if event is None and each != fold.config.request_id:
                 yield f"slot {slot.sequence} executes {each.hex()[:12]}, which nobody signed"
-            key = (event.author, event.content.client_seq) if event else ("", 0)
+            number = getattr(event.content, "client_seq", 0) if event else 0
+            key = (event.author, event.type, number) if event else ("", "", 0)
             if key in done:
                 yield f"slot {slot.sequence} executes a second operation of {key}"
             done.add(key)
@@ -112,13 +115,10 @@ def _order(
     shuffled = list(events)
     random.Random(f"{seen.world.seed}/order").shuffle(shuffled)
     other = fold_again(fold, shuffled)
-    mine = [(slot.digest, slot.requests, slot.root) for slot in observed.executor.log]
-    theirs = [(slot.digest, slot.requests, slot.root) for slot in other.executor.log]
-    common = min(len(mine), len(theirs))
-    if mine[:common] != theirs[:common]:
-        yield "another order of the same events decides something else"
-    if len(theirs) < len(mine):
-        yield f"another order of the same events decides {len(theirs)} of {len(mine)} slots"
+    yield from _compare("another order of the same events", other, observed)
+    mine, theirs = observed.executor.executed, other.executor.executed
+    if theirs < mine:
+        yield f"another order of the same events decides {theirs} of {mine} slots"
 
 
 def fold_again(fold: Coordination, events: Iterable[LogEvent]) -> ByzantineReplica:
@@ -159,9 +159,10 @@ def _nobody_accused(
 
 
 def _compare(author: str, replica: ByzantineReplica, observed: ByzantineFold) -> Iterator[str]:
-    """A replica and the observer of the whole log executed the same slots, as far as both did."""
-    pairs = zip(replica.executor.log, observed.executor.log, strict=False)
-    for mine, theirs in pairs:
-        if msgspec.structs.astuple(mine) != msgspec.structs.astuple(theirs):
+    """A replica and the observer of the whole log executed the same slots, as far as both did (and
+    remember it)."""
+    known = {slot.sequence: slot for slot in observed.executor.log}
+    for mine in replica.executor.log:
+        if known.get(mine.sequence, mine) != mine:
             yield f"agreement: {author} and the observer differ in slot {mine.sequence}"
             return

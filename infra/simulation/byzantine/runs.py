@@ -24,7 +24,7 @@ from ....core.sim.world import World
 from ....protocols import PROTOCOLS
 from ....protocols.byzantine import ProposalRequest, Verdict
 from ....protocols.byzantine.events import REQUEST, RequestSubmitted
-from .checks import judge
+from .checks import CANCEL, judge
 from .puppet import PROTOCOL
 from .witness import Witness, watch
 
@@ -39,7 +39,6 @@ LANDS_S = 10.0
 
 LONG_MS = 600_000
 POLL_S = 0.1
-CANCEL = "coordination.cancel_requested"
 
 _KINDS: tuple[Kind, ...] = (
     *(kind for kind in BENIGN if kind != "crash_losing_journal"),

@@ -28,7 +28,7 @@ class _Watched(ByzantineReplica):
         try:
             super().apply(event)
         finally:
-            if len(self.executor.log) > self.reported or self.executor.fork is not None:
+            if self.executor.executed > self.reported or self.executor.fork is not None:
                 self.witness.look(self)
             if self.views.view > self.highest_view:
                 self.highest_view = self.views.view
@@ -70,11 +70,13 @@ class Witness:
         if machine.executor.fork is not None and not machine.halted:
             machine.halted = True
             self.found.append(f"agreement: {author} holds two commit certificates for one slot")
-        for slot in machine.executor.log[machine.reported :]:
+        for slot in machine.executor.log:
+            if slot.sequence <= machine.reported:
+                continue
             value = slot.digest, slot.requests, slot.root
             if self._slots.setdefault((name, slot.sequence), value) != value:
                 self.found.append(f"agreement: {author} executes another slot {slot.sequence}")
-        machine.reported = len(machine.executor.log)
+        machine.reported = machine.executor.executed
 
     def lives(self, coordination: str) -> Iterator[tuple[str, ByzantineReplica]]:
         """The machine each honest replica had last, by author; one that never folded anything only
