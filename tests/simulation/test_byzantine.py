@@ -130,3 +130,12 @@ async def test_verify_finds_what_only_the_protocol_knows() -> None:
         lie = type(machine.executor.log[0])(1, bytes(32), (), bytes(32))
         machine.executor.log[0] = lie
         assert PROTOCOL in {violation.checker for violation in check(world)}
+
+
+@pytest.mark.xfail(
+    reason="a coordinator's deadline.passed{abandoned} counts whenever it is signed", strict=True
+)
+def test_no_coordinator_alone_can_end_a_service() -> None:
+    for seed in range(1, 21):
+        result = run_case(Case(PROTOCOL, seed, "rogue_coordinator", 4), SIMULATION)
+        assert "failed" not in result.endings, replay_command(result.case)
