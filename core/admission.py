@@ -7,6 +7,7 @@ and looks up the key, ``Candidate.verify`` checks the signature without touching
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -31,6 +32,11 @@ _CLASS_ROLES: dict[str, frozenset[Role]] = {
     "pub": frozenset({"agent", "coordinator", "client", "operator"}),
 }
 _OPERATOR_TYPES = frozenset({"agent.admitted", "agent.key_rotated", "agent.revoked"})
+
+
+@cache
+def _decoder(body: Any) -> msgspec.msgpack.Decoder[Any]:
+    return msgspec.msgpack.Decoder(body)
 
 
 class Rejection(msgspec.Struct, frozen=True):
@@ -87,9 +93,7 @@ class Admission:
         self.keyring = keyring
         self._skew_ns = max_clock_skew_ms * 1_000_000
         self._catalog = catalog
-        self._bodies: dict[str, msgspec.msgpack.Decoder[Any]] = {
-            name: msgspec.msgpack.Decoder(kind.body) for name, kind in catalog.items()
-        }
+        self._bodies = {name: _decoder(kind.body) for name, kind in catalog.items()}
 
     def admit(self, record: Record) -> LogEvent | Rejection:
         """All three steps at once."""

@@ -273,7 +273,16 @@ class Coordination:
         ):
             raise PeerProtocolError("invalid_config", "participants are not sorted and distinct")
         epoch = sha256(event.event.body)
-        context = Context(self.id, epoch, event.id, content, config, self.author, self._secret)
+        context = Context(
+            self.id,
+            epoch,
+            event.id,
+            content,
+            config,
+            self.author,
+            self._secret,
+            event.event.header.at_ns,
+        )
         factory = spec.participant if self.role == "participant" else spec.coordinator
         self.machine = factory(context)
         self.opened, self.epoch, self.context = event, epoch, context

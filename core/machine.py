@@ -150,6 +150,7 @@ class Context(msgspec.Struct, frozen=True):
         config: the protocol's typed parameters.
         author: whose role this machine plays; empty for an observer.
         secret: 32 bytes for a label, unguessable outside and the same after a restart.
+        opened_at_ns: the opener's clock at the opening; informative, as all clocks are.
     """
 
     coordination: str
@@ -159,6 +160,7 @@ class Context(msgspec.Struct, frozen=True):
     config: Any
     author: str
     secret: Callable[[str], bytes]
+    opened_at_ns: int = 0
 
     @property
     def participants(self) -> tuple[Participant, ...]:

@@ -8,7 +8,9 @@ folds it and does what its machine intends, several things at a time. Safety res
 * nothing leaves this process before the journal holds it.
 
 The log is not trusted: its tail may be gone after a restart, it may withhold and reorder. What the
-machine misses is read again; what the log lost of this author's own events is appended again.
+machine misses is read again, and so is everything when an author's chain has a gap, when a timer is
+due and after a while without news: a feed that has left something out does not bring it later. What
+the log lost of this author's own events is appended again.
 """
 
 from __future__ import annotations
@@ -46,8 +48,13 @@ REREAD_S = 0.2
 
 LONGEST_REREAD_S = 5.0
 
+LONGEST_GAP_S = 60.0
+"""The same where only an author's chain has a gap, which may be a liar's and last for ever."""
+
 QUIET_S = 2.0
-"""After this long without news the log is asked whether the feed withheld something."""
+"""After this long without news the log is asked whether the feed withheld something; doubles."""
+
+LONGEST_QUIET_S = 60.0
 
 CHECKED_MS = 100
 """Before a timer of at least this length takes effect, the log is asked for news."""
@@ -103,11 +110,14 @@ class Membership:
         self._keep_until_ns = keep_until_ns
         self._loop = asyncio.get_running_loop()
         self._position = 0
+        self._floor = 0  # up to here everything counts as taken
+        self._taken: dict[int, None] = {}
         self._seen: dict[bytes, float] = {}
         self._folded: set[bytes] = set()  # own events (their bytes) that have not come back yet
         self._spent: set[Key] = set()
         self._answers: dict[Key, Any] = {}
         self._asking: dict[Key, asyncio.Task[None]] = {}
+        self._checking: set[Key] = set()
         self._checked: set[Key] = set()
         self._outbox: list[_Signed] = []
         self._sending: set[asyncio.Task[None]] = set()
@@ -115,6 +125,8 @@ class Membership:
         self._outgoing = asyncio.Event()
         self._reread_at: float | None = None
         self._reread_pause = REREAD_S
+        self._gaps: frozenset[tuple[str, int]] = frozenset()
+        self._quiet_s = QUIET_S
         self._quiet_until = self._loop.time() + QUIET_S
         self._done_at: float | None = None
         self._failure: BaseException | None = None
@@ -168,8 +180,8 @@ class Membership:
 
     def _pause(self, wake: float | None) -> float:
         now = self._loop.time()
-        times = [self._reread_at or self._quiet_until]
-        times += [each for each in (wake, self._done_at) if each is not None]
+        looks = self._quiet_until if self._reread_at is None else self._reread_at
+        times = [each for each in (looks, wake, self._done_at) if each is not None]
         return max(0.0, min(times) - now)
 
     # Input ------------------------------------------------------------------------------------
@@ -213,12 +225,18 @@ class Membership:
     def _take(self, record: Record, *, is_history: bool = False) -> None:
         """Fold a record; one seen before has no effect."""
         self._position = max(self._position, record.sequence)
+        self._taken[record.sequence] = None
+        if len(self._taken) > MAX_SEEN:
+            oldest = next(iter(self._taken))
+            del self._taken[oldest]
+            self._floor = max(self._floor, oldest)
         if record.wire in self._folded:  # signed and folded here: nothing to verify, nothing new
             self._folded.discard(record.wire)
             return
         event = self._registry.admit(record)
         if event is None or not self._is_of_here(event):
             return
+        self._quiet_s = QUIET_S
         self._quiet_until = self._loop.time() + QUIET_S
         age_s = max(0.0, (self._clock_ns() - record.stored_ns) / 1e9) if is_history else 0.0
         self._saw(event, age_s)
@@ -246,21 +264,27 @@ class Membership:
         self._seen.setdefault(event.id, self._loop.time() - age_s)
 
     async def _look_again(self) -> None:
-        """Read the log again when the machine wants something, or nothing came for a while."""
+        """Read the log again when something is known to be missing, or may be."""
         now, machine = self._loop.time(), self.coordination.machine
         assert machine is not None
         wanted = machine.wanted()
-        if not wanted:
+        gaps = frozenset((gap.author, gap.first) for gap in self.coordination.chains.gaps())
+        if gaps - self._gaps:
+            self._reread_at, self._reread_pause = None, REREAD_S
+        self._gaps = gaps
+        if not wanted and not gaps:
             self._reread_at, self._reread_pause = None, REREAD_S
             if now >= self._quiet_until:
-                self._quiet_until = now + QUIET_S
-                await self._read(self._position, wanted)
+                self._quiet_s = min(2 * self._quiet_s, LONGEST_QUIET_S)
+                self._quiet_until = now + self._quiet_s
+                await self._read(self._position if machine.is_done() else self._floor, wanted)
         elif self._reread_at is None:
             self._reread_at = now + self._reread_pause
         elif now >= self._reread_at:
-            self._reread_pause = min(2 * self._reread_pause, LONGEST_REREAD_S)
+            longest_s = LONGEST_REREAD_S if wanted else LONGEST_GAP_S
+            self._reread_pause = min(2 * self._reread_pause, longest_s)
             self._reread_at = now + self._reread_pause
-            await self._read(0, wanted)
+            await self._read(0 if wanted else self._floor, wanted)
 
     async def _read(self, after: int, wanted: frozenset[bytes]) -> None:
         try:
@@ -268,7 +292,7 @@ class Membership:
         except LogUnavailableError:
             return
         for record in records:
-            if record.sequence > self._position:
+            if record.sequence > self._floor and record.sequence not in self._taken:
                 self._take(record)
             elif wanted:
                 self._take_wanted(record, wanted)
@@ -325,17 +349,17 @@ class Membership:
         return self._seen.setdefault(after.since, self._loop.time()) + after.delay_ms / 1000
 
     def _is_checked(self, key: Key) -> bool:
-        """Whether the log was asked for news since this timer became due."""
-        if key in self._checked:
-            return True
-        self._checked.add(key)
-        task = asyncio.create_task(self._check())
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-        return False
+        """Whether the log was read again since this timer became due."""
+        if key not in self._checking:
+            self._checking.add(key)
+            task = asyncio.create_task(self._check(key))
+            self._sending.add(task)
+            task.add_done_callback(self._sending.discard)
+        return key in self._checked
 
-    async def _check(self) -> None:
-        await self._read(self._position, frozenset())
+    async def _check(self, key: Key) -> None:
+        await self._read(self._floor, frozenset())
+        self._checked.add(key)
         self._moved.set()
 
     def _answered(self, ask: Ask) -> tuple[Append, bytes, Key] | None:
@@ -433,9 +457,8 @@ class Membership:
         coordination = self.coordination
         announced, machine = coordination.announced, coordination.machine
         assert machine is not None
-        if announced is None:
-            return False
-        if not machine.is_done():
+        if announced is None or not machine.is_done():
+            self._done_at = None  # what was announced before may have been replaced
             return False
         if self._done_at is None:
             self._done_at = self._loop.time() + LINGER_S

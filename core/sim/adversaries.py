@@ -195,3 +195,12 @@ def adversary_class(name: str) -> type[Adversary]:
             f"there is no adversary {name!r}", hint=f"Known: {', '.join(sorted(ADVERSARIES))}."
         )
     return ADVERSARIES[name]
+
+
+def adversaries_against(protocol: str) -> list[str]:
+    """Names of the adversaries that a protocol can have, in the order of their registration."""
+    return [
+        name
+        for name, kind in ADVERSARIES.items()
+        if not kind.protocols or protocol in kind.protocols
+    ]

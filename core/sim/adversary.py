@@ -38,11 +38,13 @@ class Adversary(Node):
     Class attributes:
         name: name in the registry.
         roles: roles it is admitted with.
+        protocols: names of the protocols it is about; empty for any.
         blocks: whether it can keep coordinations from ending; no liveness is then asked for.
     """
 
     name: ClassVar[str] = ""
     roles: ClassVar[tuple[Role, ...]] = ("agent",)
+    protocols: ClassVar[tuple[str, ...]] = ()
     blocks: ClassVar[bool] = False
 
     def __init__(self, world: World, id: str, voices: tuple[MakeAgent, ...] = ()) -> None:

@@ -14,10 +14,12 @@ import msgspec
 
 from ..audit.findings import Report
 from ..audit.verify import audit_records
-from ..coordination import Coordination
+from ..coordination import FAILED, Coordination
 from ..envelope import Event, decode_event
 from ..errors import PeerProtocolError
 from ..kernel_events import TERMINAL_TYPES
+from ..machine import LogEvent
+from ..names import REGISTRY
 from ..replay import Replay, Verdict
 
 if TYPE_CHECKING:
@@ -44,25 +46,31 @@ class Observation:
         world: the world.
         verdicts: on every record, in log order.
         folds: every coordination with a request in force, by id.
-        changed: terminal events that were in force and were replaced.
+        changed: coordinations whose terminal event was in force and was replaced.
+        provisional: ids of failures that were in force and not final.
         report: the auditor's.
     """
 
     def __init__(self, world: World) -> None:
         self.world = world
         self.changed: list[str] = []
+        self.provisional: dict[bytes, None] = {}
         self.verdicts: list[Verdict] = []
         records = world.network.broker.records
         replay = Replay(world.root.public_key, world.protocols)
-        ended: dict[str, bytes] = {}
+        ended: dict[str, LogEvent] = {}
         for record in records:
             self.verdicts += replay.feed([record])
             fold = self.verdicts[-1].coordination
             terminal = fold.terminal if fold is not None else None
             if terminal is not None:
                 name = terminal.coordination
-                if ended.setdefault(name, terminal.id) != terminal.id:
+                before = ended.get(name, terminal)
+                if before.id != terminal.id and not _is_provisional(before):
                     self.changed.append(name)
+                ended[name] = terminal
+                if _is_provisional(terminal):
+                    self.provisional[terminal.id] = None
         names = {verdict.coordination.id: None for verdict in self.verdicts if verdict.coordination}
         folds = {name: replay.coordination(name) for name in names}
         self.folds = {name: fold for name, fold in folds.items() if fold and fold.request}
@@ -78,6 +86,11 @@ class Observation:
 Checker = Callable[[Observation], Iterator[str]]
 
 
+def _is_provisional(terminal: LogEvent) -> bool:
+    """Whether a certificate that surfaces later replaces it."""
+    return terminal.type == FAILED and not terminal.content.final
+
+
 def one_terminal(seen: Observation) -> Iterator[str]:
     """At most one terminal event is ever in force in a coordination, and it stays."""
     for name in seen.changed:
@@ -86,7 +99,10 @@ def one_terminal(seen: Observation) -> Iterator[str]:
         in_force = [
             verdict
             for verdict in seen.of(name)
-            if verdict.rejection is None and verdict.event and verdict.event.type in TERMINAL_TYPES
+            if verdict.rejection is None
+            and verdict.event
+            and verdict.event.type in TERMINAL_TYPES
+            and not _is_provisional(verdict.event)
         ]
         if len(in_force) > 1:
             yield f"{name} has {len(in_force)} terminal events in force"
@@ -97,7 +113,8 @@ def readers_agree(seen: Observation) -> Iterator[str]:
     for node in seen.world.readers():
         for name, (terminal, _) in node.seen.items():
             fold = seen.folds.get(name)
-            if fold is None or fold.terminal is None or fold.terminal.id != terminal:
+            given = fold.terminal.id if fold and fold.terminal else b""
+            if given != terminal and terminal not in seen.provisional:
                 yield f"{node.id} saw {name} end in {terminal.hex()[:12]}, the log gives another"
 
 
@@ -197,10 +214,21 @@ def everything_ended(seen: Observation) -> Iterator[str]:
 
 
 def hosts_live(seen: Observation) -> Iterator[str]:
-    """No host of an honest node ended by itself, except for want of the log."""
+    """No host of an honest node ended by itself, except for want of the log or of its admission."""
+    for record in seen.world.network.lost:
+        if record.subject.split(".", 4)[3] == REGISTRY:
+            return
     for id, node in seen.world.nodes.items():
         if id not in seen.world.dishonest:
             yield from (f"{id} died of {death}" for death in node.deaths)
+
+
+def adversaries_live(seen: Observation) -> Iterator[str]:
+    """No adversary failed at misbehaving: a run with one that broke says nothing."""
+    world = seen.world
+    yield from (f"something broke: {error}" for error in world.errors)
+    for id in world.dishonest:
+        yield from (f"adversary {id} died of {death}" for death in world.nodes[id].deaths)
 
 
 SAFETY: tuple[Checker, ...] = (
@@ -210,6 +238,7 @@ SAFETY: tuple[Checker, ...] = (
     nobody_honest_accused,
     label_is_honest,
     hosts_live,
+    adversaries_live,
 )
 LIVENESS: tuple[Checker, ...] = (everything_ended, complete)
 UNTRUSTED_OPERATOR: tuple[Checker, ...] = (one_terminal, nobody_honest_accused, hosts_live)

@@ -25,6 +25,13 @@ MAX_STEPS = 2_000_000
 """Turns of the loop after which a simulation counts as stuck."""
 
 
+TIDYING_STEPS = 100_000
+"""Turns a simulation that is stuck has to end in good order."""
+
+SHORTEST_S = 1e-9
+"""Least step of the clock, seconds."""
+
+
 class SimulationStuckError(LimitError):
     """The simulation waits for something that cannot happen, or turns in circles."""
 
@@ -54,6 +61,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     Attributes:
         steps: turns taken.
+        main: the task that is cancelled, to tidy up, when nothing goes on.
+        stuck: why nothing goes on.
     """
 
     def __init__(self, max_steps: int = MAX_STEPS) -> None:
@@ -62,6 +71,8 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self._now = 0.0
         self._max_steps = max_steps
         self.steps = 0
+        self.main: asyncio.Task[Any] | None = None
+        self.stuck: SimulationStuckError | None = None
 
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
@@ -75,19 +86,29 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Move the clock to the next timer.
 
         Raises:
-            SimulationStuckError: no timer is set, or the limit of turns is reached.
+            SimulationStuckError: no timer is set, or the limit of turns is reached, and tidying up
+                does not end either.
         """
         self.steps += 1
         if timeout is None:
-            raise SimulationStuckError(
+            self._give_up(
                 "everything waits, and no timer is set",
-                hint="Something awaited here can only come from outside the simulation.",
+                "Something awaited here can only come from outside the simulation.",
             )
+            return
         if self.steps > self._max_steps:
-            raise SimulationStuckError(
+            self._give_up(
                 f"not finished after {self._max_steps} turns, at {self._now:.3f} virtual seconds"
             )
-        self._now += max(0.0, timeout)
+        if timeout > 0:  # rounding must not let a timer fire before its time, again and again
+            self._now += max(SHORTEST_S, timeout)
+
+    def _give_up(self, why: str, hint: str = "") -> None:
+        before, self.stuck = self.stuck, SimulationStuckError(why, hint=hint)
+        if before is not None or self.main is None:
+            raise self.stuck
+        self._max_steps = self.steps + TIDYING_STEPS
+        self.main.cancel()
 
     def run_in_executor(
         self,
@@ -126,9 +147,25 @@ def virtual_loop() -> VirtualLoop:
 
 
 def simulate(main: Coroutine[Any, Any, T], *, max_steps: int = MAX_STEPS) -> T:
-    """Run a coroutine under virtual time and return its result."""
+    """Run a coroutine under virtual time and return its result.
+
+    Raises:
+        SimulationStuckError: it waits for something that cannot happen, or turns in circles.
+    """
+
+    async def run(loop: VirtualLoop) -> T:
+        loop.main = asyncio.current_task()
+        return await main
+
     with asyncio.Runner(loop_factory=lambda: VirtualLoop(max_steps)) as runner:
-        return runner.run(main)
+        loop = runner.get_loop()
+        assert isinstance(loop, VirtualLoop)
+        try:
+            return runner.run(run(loop))
+        except asyncio.CancelledError:
+            if loop.stuck is None:
+                raise
+            raise loop.stuck from None
 
 
 def simulated(test: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from heapq import heappop, heappush
 from typing import Generic, TypeVar
 
 from ..errors import SequenceGapError
@@ -48,7 +49,11 @@ class SimLog:
 
     async def read(self, coordination: str, after: int = 0) -> list[Record]:
         """See :meth:`mabeam.core.log.EventLog.read`."""
-        return await self._ask(lambda: self._inner.read(coordination, after))
+        records = await self._ask(lambda: self._inner.read(coordination, after))
+        if not self._link.sights:
+            return records
+        now = asyncio.get_running_loop().time()
+        return [record for record in records if self._link.shown_at(record) <= now]
 
     async def read_all(self, after: int = 0) -> AsyncIterator[list[Record]]:
         """See :meth:`mabeam.core.log.EventLog.read_all`."""
@@ -61,10 +66,23 @@ class SimLog:
         self, coordination: str, after: int | None = 0
     ) -> AsyncGenerator[Record, None]:
         """See :meth:`mabeam.core.log.EventLog.follow`."""
-        generation = self._network.generation
-        async for record in self._inner.follow(coordination, after):
-            for shown in await self._show([record], generation):
-                yield shown
+        network, loop = self._network, asyncio.get_running_loop()
+        generation, position = network.generation, after or 0
+        late: list[tuple[float, int, Record]] = []
+        while True:
+            if network.generation != generation:
+                raise SequenceGapError("the log lost records that it had acknowledged")
+            for record in await self._inner.read(coordination, position):
+                position = record.sequence
+                heappush(late, (self._link.shown_at(record), position, record))
+            due = []
+            while late and late[0][0] <= loop.time():
+                due.append(heappop(late)[2])
+            if due:
+                for shown in await self._show(due, generation):
+                    yield shown
+                continue
+            await network.news(coordination, position, late[0][0] if late else None)
 
     async def follow_all(self, after: int | None = None) -> AsyncIterator[list[Record]]:
         """See :meth:`mabeam.core.log.EventLog.follow_all`."""

@@ -11,9 +11,13 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from math import inf
 from typing import TYPE_CHECKING, Literal
+from zlib import crc32
 
 import msgspec
+
+from .network import Sight, chance_of
 
 if TYPE_CHECKING:
     from .world import World
@@ -36,6 +40,9 @@ Kind = Literal[
     "withhold",
     "reorder",
     "truncate",
+    "scatter",
+    "two_histories",
+    "purge",
 ]
 
 # Upper bounds of ``amount`` and of ``for_ms``.
@@ -58,9 +65,16 @@ _LINK: dict[Kind, tuple[int, int]] = {
 }
 _LOG: dict[Kind, tuple[int, int]] = {"redeliver": (1, 0), "replay": (12, 0)}
 _OPERATOR: dict[Kind, tuple[int, int]] = {"reorder": (80, 8_000), "truncate": (6, 0)}
+_SIGHT: dict[Kind, tuple[int, int]] = {
+    "scatter": (1_500, 10_000),
+    "two_histories": (3_000, 10_000),
+    "purge": (60, 8_000),
+}
 
 BENIGN: tuple[Kind, ...] = (*_NODE, *_LINK, *_LOG)
 OPERATOR: tuple[Kind, ...] = tuple(_OPERATOR)
+SIGHT: tuple[Kind, ...] = tuple(_SIGHT)
+"""What an operator can do to single readers without breaking the stored log."""
 _OFTEN: tuple[Kind, ...] = (
     "crash",
     "crash_losing_journal",
@@ -69,7 +83,7 @@ _OFTEN: tuple[Kind, ...] = (
     "redeliver",
     "redeliver",
 )
-_BOUNDS = {**_NODE, **_LINK, **_LOG, **_OPERATOR}
+_BOUNDS = {**_NODE, **_LINK, **_LOG, **_OPERATOR, **_SIGHT}
 
 
 BURST_MS = 800
@@ -107,16 +121,27 @@ def draw_faults(
     count: int,
     within_ms: int,
     operator: bool = False,
+    kinds: tuple[Kind, ...] = (),
 ) -> tuple[Fault, ...]:
-    """A schedule of random faults, by time; they come in bursts, because it takes more than one."""
-    kinds = (*BENIGN, *_OFTEN, *(OPERATOR * 2 if operator else ()))
+    """A schedule of random faults, by time; they come in bursts, because it takes more than one.
+
+    Args:
+        rng: where randomness comes from.
+        nodes: whom it may happen to.
+        agents: those of them that may lose their journals, or be shown another history.
+        count: how many faults.
+        within_ms: when the last burst begins at the latest.
+        operator: whether the log itself breaks promises, too.
+        kinds: kinds to draw from, each as often as it stands there; all benign ones by default.
+    """
+    kinds = kinds or (*BENIGN, *_OFTEN, *(OPERATOR * 2 if operator else ()))
     bursts = [rng.randrange(within_ms) for _ in range(rng.randint(1, 4))]
     faults = []
     for _ in range(count):
         kind = rng.choice(kinds)
         most, longest = _BOUNDS[kind]
         on_log = kind in _LOG or kind == "truncate"
-        victims = agents if kind == "crash_losing_journal" else nodes
+        victims = agents if kind == "crash_losing_journal" or kind in _SIGHT else nodes
         amount = rng.randint(-most, most) if kind == "skew" else rng.randint(1, most)
         faults.append(
             Fault(
@@ -147,11 +172,28 @@ async def inflict(world: World, fault: Fault) -> None:
         node.skew_ms += fault.amount
         await asyncio.sleep(fault.for_ms / 1000)
         node.skew_ms -= fault.amount
+    elif fault.kind in _SIGHT:
+        link, sight = world.network.link(fault.node), _sight(world, fault)
+        link.sights.append(sight)
+        await asyncio.sleep(fault.for_ms / 1000)
+        link.sights.remove(sight)
     else:
         link = world.network.link(fault.node)
         link.set(fault.kind, fault.amount)
         await asyncio.sleep(fault.for_ms / 1000)
         link.set(fault.kind, 0)
+
+
+def _sight(world: World, fault: Fault) -> Sight:
+    """What the reader of a fault does not see yet, or not in the order of the log."""
+    until, salt = world.loop.time() + fault.for_ms / 1000, fault.at_ms
+    if fault.kind == "scatter":
+        return Sight(lambda record: True, fault.amount / 1000, until, scatters=True)
+    if fault.kind == "purge":
+        return Sight(lambda each: chance_of(each.sequence, 100, salt) < fault.amount, inf, until)
+    # Half of the readers see one half of all records late, the others the other half.
+    half = crc32(fault.node.encode()) % 2
+    return Sight(lambda each: chance_of(each.sequence, 2) == half, fault.amount / 1000, until)
 
 
 async def _crash(world: World, fault: Fault) -> None:

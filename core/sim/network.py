@@ -10,11 +10,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
+from zlib import crc32
+
+import msgspec
 
 from ..errors import LogUnavailableError
 from ..log import Record
 from ..memory_transport import MemoryBroker
+from ..names import REGISTRY
+from .clock import EPOCH_NS
 
 T = TypeVar("T")
 
@@ -52,6 +58,19 @@ class Network:
         if id not in self.links:
             self.links[id] = Link(random.Random(f"{self._seed}/link/{id}"))
         return self.links[id]
+
+    async def news(self, coordination: str, position: int, until: float | None) -> None:
+        """Wait for records of a coordination behind a position, at most until a virtual time."""
+        records = self.broker.by_coordination.get(coordination)
+        if records and records[-1].sequence > position:
+            return
+        waiting = self.broker.append_signal(coordination).wait()
+        if until is None:
+            await waiting
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await waiting
 
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Do something that does not end with the node that began it."""
@@ -98,10 +117,39 @@ class Network:
         broker.wake_all()
 
 
+class Sight(msgspec.Struct, frozen=True):
+    """Some records reach a reader late, or not at all before ``until``.
+
+    Attributes:
+        hides: which records.
+        delay_s: how long after they were stored; at random up to that if ``scatters``.
+        until: virtual time from which everything is shown.
+        scatters: whether each of them takes a time of its own.
+    """
+
+    hides: Callable[[Record], bool]
+    delay_s: float
+    until: float
+    scatters: bool = False
+
+    def shown_at(self, record: Record, stored: float) -> float:
+        """When a record stored at some virtual time is shown."""
+        if not self.hides(record):
+            return 0.0
+        share = chance_of(record.sequence, 1000) / 1000 if self.scatters else 1.0
+        return min(self.until, stored + self.delay_s * share)
+
+
+def chance_of(sequence: int, of: int, salt: int = 0) -> int:
+    """A number below ``of`` that follows from a record's position alone."""
+    return crc32(sequence.to_bytes(8, "big"), salt) % of
+
+
 class Link:
     """The way of one node to the log and back.
 
     Attributes:
+        sights: what this reader is shown late.
         active: strength of each fault that is on now: ``cut``, ``stall``, ``delay`` (ms), ``slow``
             (factor), ``duplicate``, ``withhold``, ``reorder``, and in per cent ``drop``,
             ``lose_ack``, ``lose_invitation``, ``repeat_invitation``.
@@ -109,6 +157,7 @@ class Link:
 
     def __init__(self, rng: random.Random) -> None:
         self.active: dict[str, int] = {}
+        self.sights: list[Sight] = []
         self.rng = rng
         self._changed = asyncio.Event()
 
@@ -120,6 +169,14 @@ class Link:
             self.active.pop(kind, None)
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def shown_at(self, record: Record) -> float:
+        """Virtual time from which this reader is shown a record; 0 if nothing hides it, as nothing
+        does with the registry."""
+        if not self.sights or record.subject.split(".", 4)[3] == REGISTRY:
+            return 0.0
+        stored = (record.stored_ns - EPOCH_NS) / 1e9
+        return max(sight.shown_at(record, stored) for sight in self.sights)
 
     def happens(self, kind: str) -> bool:
         """Whether a fault of some probability strikes now."""

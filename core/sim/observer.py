@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ..machine import Protocols
+from ..log import Record
+from ..machine import LogEvent, Protocols
 from ..replay import Replay, Verdict
 from .network import Network
 
@@ -26,6 +27,7 @@ class Observer:
         self._generation = self._network.generation
         self._replay = Replay(self._root_public_key, self._protocols)
         self._verdicts: dict[str, list[Verdict]] = {}
+        self._events: dict[int, LogEvent | None] = {}
         self._position = 0
 
     def fold(self) -> Replay:
@@ -36,6 +38,7 @@ class Observer:
         for verdict in self._replay.feed(records[self._position :]):
             name = verdict.record.subject.split(".")[3]
             self._verdicts.setdefault(name, []).append(verdict)
+            self._events[verdict.record.sequence] = verdict.event
         self._position = len(records)
         return self._replay
 
@@ -43,3 +46,8 @@ class Observer:
         """The verdicts on the records of a coordination."""
         self.fold()
         return self._verdicts.get(coordination, [])
+
+    def admitted(self, record: Record) -> LogEvent | None:
+        """The event of a stored record, if it is admitted."""
+        self.fold()
+        return self._events.get(record.sequence)

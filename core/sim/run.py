@@ -8,6 +8,7 @@ latencies, faults) is drawn from the seed.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import random
 import time
@@ -32,7 +33,7 @@ from .checkers import (
     Violation,
     check_observation,
 )
-from .clock import simulate
+from .clock import MAX_STEPS, simulate
 from .faults import OPERATOR, Fault, draw_faults
 from .world import World
 
@@ -64,32 +65,6 @@ class Ask(msgspec.Struct, frozen=True):
     options: dict[str, Any] = {}
 
 
-class Simulation(ABC):
-    """What the simulator must know of a protocol to make up runs of it.
-
-    Attributes:
-        protocol: its name.
-        protocols: the protocols the hosts know.
-        tolerates_operator: whether its results do not rest on the order the log shows.
-    """
-
-    protocol: str
-    protocols: Protocols
-    tolerates_operator = False
-
-    @abstractmethod
-    def draw(self, rng: random.Random, agents: Sequence[str]) -> Ask:
-        """A random coordination among (some of) the agents."""
-
-    @abstractmethod
-    def agent(self, rng: random.Random) -> Agent:
-        """An agent with random opinions, delays and failures."""
-
-    @abstractmethod
-    def judge(self, seen: Observation) -> Iterator[str]:
-        """The protocol's own invariants: what is wrong with the results, by independent means."""
-
-
 class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything a run follows from.
 
@@ -97,6 +72,7 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
         protocol: protocol name.
         seed: the seed.
         adversary: name of the adversary, or empty.
+        replicas: agents and adversaries together; drawn from the seed if 0.
         operator: whether the log itself breaks promises.
         faults: the fault schedule; drawn from the seed if ``None``.
         note: why the case is kept.
@@ -105,6 +81,7 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     protocol: str
     seed: int
     adversary: str = ""
+    replicas: int = 0
     operator: bool = False
     faults: tuple[Fault, ...] | None = None
     note: str = ""
@@ -137,15 +114,63 @@ class Result(msgspec.Struct, frozen=True):
         return bool(self.violations)
 
 
-class _Plan(msgspec.Struct):
-    """Nodes and requests of a case."""
+class Plan(msgspec.Struct):
+    """Nodes and requests of a case.
+
+    Attributes:
+        agents, coordinators, clients, adversaries: ids.
+        asks: coordinations to be asked for.
+        faults: what goes wrong.
+    """
 
     agents: list[str]
     coordinators: list[str]
     clients: list[str]
     adversaries: list[str]
     asks: list[Ask]
-    faults: tuple[Fault, ...]
+    faults: tuple[Fault, ...] = ()
+
+
+class Simulation(ABC):
+    """What the simulator must know of a protocol to make up runs of it.
+
+    Attributes:
+        protocol: its name.
+        protocols: the protocols the hosts know.
+        tolerates_operator: whether its results do not rest on the order the log shows.
+        max_steps: turns of the loop after which a run counts as stuck.
+    """
+
+    protocol: str
+    protocols: Protocols
+    tolerates_operator = False
+    max_steps = MAX_STEPS
+
+    def plan(self, rng: random.Random, case: Case) -> Plan:
+        """Nodes, coordinations and, unless the case names them, faults."""
+        return draw_plan(self, rng, case)
+
+    @abstractmethod
+    def draw(self, rng: random.Random, agents: Sequence[str]) -> Ask:
+        """A random coordination among (some of) the agents."""
+
+    @abstractmethod
+    def agent(self, rng: random.Random) -> Agent:
+        """An agent with random opinions, delays and failures."""
+
+    def prepare(self, world: World) -> None:  # noqa: B027 - most protocols need none of these
+        """Look into a world before anything is in it; :meth:`judge` may want to know more than the
+        log tells."""
+
+    async def act(self, world: World, plan: Plan, case: Case) -> None:  # noqa: B027
+        """Do what clients do besides asking for coordinations."""
+
+    async def finish(self, world: World) -> None:  # noqa: B027
+        """Let time pass until everything under way has landed; everybody has seen the end."""
+
+    @abstractmethod
+    def judge(self, seen: Observation) -> Iterator[str]:
+        """The protocol's own invariants: what is wrong with the results, by independent means."""
 
 
 def run_case(case: Case, simulation: Simulation) -> Result:
@@ -153,15 +178,28 @@ def run_case(case: Case, simulation: Simulation) -> Result:
     if simulation.protocol != case.protocol:
         raise UsageError(f"the case is about {case.protocol}, not {simulation.protocol}")
     started = time.perf_counter()
-    with _quiet():
+    with _quiet(), _uncollected():
         try:
-            result = simulate(_run(case, simulation))
+            result = simulate(_run(case, simulation), max_steps=simulation.max_steps)
         except Exception as error:  # stuck, or something a fold must never raise
+            gc.collect()  # what the broken run left open must not be closed during the next one
             violation = Violation("simulation", f"{type(error).__name__}: {error}")
             faults = _plan(case, simulation).faults
             case = msgspec.structs.replace(case, faults=faults)
             result = Result(case, (violation,), "", 0, {}, 0.0, 0.0)
     return msgspec.structs.replace(result, real_s=time.perf_counter() - started)
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """A run leaves everything at once; looking for garbage meanwhile only takes time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextmanager
@@ -176,9 +214,11 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
-def _plan(case: Case, simulation: Simulation) -> _Plan:
-    rng = random.Random(f"{case.seed}/plan")
-    agents = [f"agent-{number}" for number in range(1, rng.randint(2, 7))]
+def draw_plan(simulation: Simulation, rng: random.Random, case: Case) -> Plan:
+    """A deployment of any size, a few coordinations among its agents, any benign faults."""
+    end = rng.randint(2, 7)
+    end = case.replicas + 1 if case.replicas else end
+    agents = [f"agent-{number}" for number in range(1, end)]
     coordinators = [f"coord-{number}" for number in range(1, rng.randint(2, 4))]
     clients = ["client-1", "client-2"]
     kinds = [adversary_class(case.adversary)] if case.adversary else []
@@ -186,23 +226,27 @@ def _plan(case: Case, simulation: Simulation) -> _Plan:
     are_agents = all("agent" in kind.roles for kind in kinds)
     invited = sorted((*agents, *adversaries)) if are_agents else agents
     asks = [simulation.draw(rng, invited) for _ in range(rng.randint(1, 4))]
-    faults = case.faults
-    if faults is None:
-        faults = draw_faults(
-            random.Random(f"{case.seed}/faults"),
-            (*agents, *coordinators, *clients),
-            agents,
-            count=rng.randint(0, 12),
-            within_ms=FAULTS_WITHIN_MS,
-            operator=case.operator,
-        )
-    return _Plan(agents, coordinators, clients, adversaries, asks, faults)
+    faults = draw_faults(
+        random.Random(f"{case.seed}/faults"),
+        (*agents, *coordinators, *clients),
+        agents,
+        count=rng.randint(0, 12),
+        within_ms=FAULTS_WITHIN_MS,
+        operator=case.operator,
+    )
+    return Plan(agents, coordinators, clients, adversaries, asks, faults)
+
+
+def _plan(case: Case, simulation: Simulation) -> Plan:
+    plan = simulation.plan(random.Random(f"{case.seed}/plan"), case)
+    return plan if case.faults is None else msgspec.structs.replace(plan, faults=case.faults)
 
 
 async def _run(case: Case, simulation: Simulation) -> Result:
     plan = _plan(case, simulation)
     stubbed = case.seed % REAL_SIGNATURES_EVERY != 0
     async with World(case.seed, simulation.protocols, stub_signatures=stubbed) as world:
+        simulation.prepare(world)
         await _populate(world, plan, case, simulation)
         world.schedule(*plan.faults)
         rng = random.Random(f"{case.seed}/requests")
@@ -211,12 +255,14 @@ async def _run(case: Case, simulation: Simulation) -> Result:
                 case.protocol,
                 ask.config,
                 ask.participants,
-                client=plan.clients[number % 2],
+                client=plan.clients[number % len(plan.clients)],
                 coordination=f"c-{number + 1}",
                 **ask.options,
             )
             await asyncio.sleep(rng.uniform(0.0, 3.0))
+        await simulation.act(world, plan, case)
         await world.settle(RECOVERY_S + max(ask.bound_s for ask in plan.asks))
+        await simulation.finish(world)
         seen = Observation(world)
         violations = _check(seen, case, simulation, plan)
         return Result(
@@ -230,7 +276,7 @@ async def _run(case: Case, simulation: Simulation) -> Result:
         )
 
 
-async def _populate(world: World, plan: _Plan, case: Case, simulation: Simulation) -> None:
+async def _populate(world: World, plan: Plan, case: Case, simulation: Simulation) -> None:
     for client in plan.clients:
         await world.client(client)
     for id in plan.coordinators:
@@ -258,11 +304,13 @@ def _roles(world: World, id: str) -> Sequence[str]:
 
 
 def _check(
-    seen: Observation, case: Case, simulation: Simulation, plan: _Plan
+    seen: Observation, case: Case, simulation: Simulation, plan: Plan
 ) -> tuple[Violation, ...]:
-    untrusted = any(fault.kind in OPERATOR for fault in plan.faults)
-    if untrusted and not simulation.tolerates_operator:
-        return check_observation(seen, UNTRUSTED_OPERATOR)
+    if any(fault.kind in OPERATOR for fault in plan.faults):
+        found = check_observation(seen, UNTRUSTED_OPERATOR)
+        if not simulation.tolerates_operator:
+            return found
+        return (*found, *(Violation(case.protocol, message) for message in simulation.judge(seen)))
     blocked = bool(case.adversary) and adversary_class(case.adversary).blocks
     found = check_observation(seen, SAFETY if blocked else (*SAFETY, *LIVENESS))
     return (*found, *(Violation(case.protocol, message) for message in simulation.judge(seen)))

@@ -40,20 +40,21 @@ def stub_open(signed: bytes, public_key: bytes) -> bytes:
     return message
 
 
+_TRUE = [
+    (module, vars(module)["crypto_sign"], vars(module)["crypto_sign_open"]) for module in _SIGNERS
+]
+
+
 @contextmanager
 def signatures(*, stubbed: bool) -> Iterator[None]:
     """Sign with the stub, or with Ed25519 as always, while the context is open."""
     if not stubbed:
         yield
         return
-    before = [(module, vars(module)["crypto_sign"]) for module in _SIGNERS]
-    opens = [(module, vars(module)["crypto_sign_open"]) for module in _SIGNERS]
     try:
         for module in _SIGNERS:
             vars(module).update(crypto_sign=stub_sign, crypto_sign_open=stub_open)
         yield
     finally:
-        for module, function in before:
-            vars(module)["crypto_sign"] = function
-        for module, function in opens:
-            vars(module)["crypto_sign_open"] = function
+        for module, sign, open_signed in _TRUE:
+            vars(module).update(crypto_sign=sign, crypto_sign_open=open_signed)

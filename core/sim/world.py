@@ -16,9 +16,10 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from ..agent import Agent
 from ..author import Author
@@ -27,8 +28,8 @@ from ..errors import LogUnavailableError, MabeamError
 from ..hashing import sha256
 from ..identity import Certificate, KeyPair, Role, issue_certificate
 from ..kernel_events import AgentAdmitted, Invitee
-from ..log import Submission
-from ..machine import Protocols
+from ..log import Record, Submission
+from ..machine import LogEvent, Protocols
 from ..memory_transport import MemoryTransport
 from ..names import REGISTRY, ROOT_AUTHOR
 from ..replay import Replay, Verdict
@@ -39,12 +40,27 @@ from .faults import Fault, inflict
 from .network import Network
 from .nodes import AgentNode, ClientNode, CoordinatorNode, MakeAgent, Node
 from .observer import Observer
+from .recollection import recollection
 from .signing import signatures
+
+if TYPE_CHECKING:
+    from .checkers import Violation
 
 POLL_S = 0.02
 """How often a condition is tried, virtual seconds."""
 
+SETTLE_POLL_S = 0.25
+
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+KEY_RINGS = 16
+"""Sets of keys that worlds share, because making a key takes a while."""
+
+
+@cache
+def _key(seed: str) -> KeyPair:
+    return KeyPair(sha256(seed.encode()))
 
 
 class BrokenPromiseError(MabeamError):
@@ -65,16 +81,20 @@ class World:
         nodes: all nodes by id.
         dishonest: ids of the adversaries.
         stable_at: virtual time at which the last fault so far is over.
+        witnesses: what looks into the machines of a protocol, by its name.
+        errors: what was raised where nobody waited for it; nodes that lie have bugs, too.
     """
 
     def __init__(self, seed: int, protocols: Protocols, *, stub_signatures: bool = False) -> None:
         self.seed = seed
         self.protocols = protocols
-        self.root = KeyPair(sha256(f"{seed}/root".encode()))
+        self.root = _key(f"{seed % KEY_RINGS}/root")
         self.keys: dict[str, KeyPair] = {}
         self.nodes: dict[str, Node] = {}
         self.dishonest: dict[str, None] = {}
         self.stable_at = 0.0
+        self.witnesses: dict[str, Any] = {}
+        self.errors: list[str] = []
         self.requested: list[str] = []
         self.loop: VirtualLoop
         self.network: Network
@@ -87,7 +107,9 @@ class World:
 
     async def __aenter__(self) -> Self:
         self.loop = virtual_loop()
+        self.loop.set_exception_handler(self._note_error)
         self._stack.enter_context(signatures(stubbed=self._stub_signatures))
+        self._stack.enter_context(recollection())
         # Journals are synced for every entry; in memory that costs nothing.
         self.directory = Path(tempfile.mkdtemp(prefix="mabeam-sim-", dir=_MEMORY))
         self._stack.callback(shutil.rmtree, self.directory, ignore_errors=True)
@@ -108,11 +130,15 @@ class World:
         await asyncio.gather(*others, return_exceptions=True)
         self._stack.close()
 
+    def _note_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        if "handle" in context:
+            self.errors.append(repr(context.get("exception")))
+
     # Nodes ------------------------------------------------------------------------------------
 
     async def admit(self, id: str, *roles: Role, controller: str = "") -> None:
         """Admit an id with a key that follows from the seed."""
-        key = self.keys[id] = KeyPair(sha256(f"{self.seed}/key/{id}".encode()))
+        key = self.keys[id] = _key(f"{self.seed % KEY_RINGS}/key/{id}")
         certificate = Certificate(
             id, roles, key.public_key, "", controller or id, ROOT_AUTHOR, 0, 2**62, len(self.keys)
         )
@@ -166,12 +192,15 @@ class World:
             voices: make agents with different opinions, for those that equivocate.
             wait: return once it is registered, if it is an agent.
         """
-        node = adversary_class(name)(self, id, voices)
-        await self.admit(id, *node.roles)
-        self.dishonest[id] = None
+        return await self.join(adversary_class(name)(self, id, voices), wait=wait)
+
+    async def join(self, node: Adversary, *, wait: bool = True) -> Adversary:
+        """Admit and start an adversary that was made by hand."""
+        await self.admit(node.id, *node.roles)
+        self.dishonest[node.id] = None
         self._start(node)
         if wait and "agent" in node.roles:
-            await self.until(lambda: self._is_registered(id))
+            await self.until(lambda: self._is_registered(node.id))
         return node
 
     def _start(self, node: Node) -> None:
@@ -230,19 +259,23 @@ class World:
             self.stable_at = max(self.stable_at, self.loop.time() + fault.end_ms / 1000)
             self._tasks.append(asyncio.create_task(inflict(self, fault)))
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 60.0) -> bool:
+    async def until(
+        self, condition: Callable[[], bool], timeout_s: float = 60.0, poll_s: float = POLL_S
+    ) -> bool:
         """Let time pass until the condition holds; false if it does not within ``timeout_s``."""
         end = self.loop.time() + timeout_s
         while not condition():
             if self.loop.time() >= end:
                 return False
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(poll_s)
         return True
 
     async def settle(self, bound_s: float) -> None:
         """Wait until every client has seen every coordination end, at most until ``bound_s`` after
         the last fault."""
-        await self.until(self._is_settled, self.stable_at + bound_s - self.loop.time())
+        await asyncio.sleep(max(0.0, self.stable_at - self.loop.time()))
+        left_s = self.stable_at + bound_s - self.loop.time()
+        await self.until(self._is_settled, left_s, SETTLE_POLL_S)
 
     def _is_settled(self) -> bool:
         if self.loop.time() < self.stable_at:
@@ -269,6 +302,10 @@ class World:
         """The observer's verdicts on the records of a coordination."""
         return self._observer.verdicts(coordination)
 
+    def admitted(self, record: Record) -> LogEvent | None:
+        """The event of a stored record, if the observer admits it."""
+        return self._observer.admitted(record)
+
     def note(self, text: str) -> None:
         """Add a line to the trace."""
         self._notes.append(f"{self.loop.time():.6f} {text}")
@@ -286,14 +323,18 @@ class World:
                 trace.update(f"{node.id} {name} {at:.6f} {terminal.hex()}\n".encode())
         return trace.hexdigest()
 
+    def check(self, **options: Any) -> tuple[Violation, ...]:
+        """What the checkers find; see :func:`~.checkers.check`."""
+        from .checkers import check
+
+        return check(self, **options)
+
     def verify(self, **options: Any) -> None:
         """Run all checkers.
 
         Raises:
             BrokenPromiseError: one of them found something; the message lists it all.
         """
-        from .checkers import check
-
-        violations = check(self, **options)
+        violations = self.check(**options)
         if violations:
             raise BrokenPromiseError("\n".join(map(str, violations)))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -12,14 +15,17 @@ import click
 import msgspec
 
 from ...core.errors import UsageError
-from ...core.sim.adversaries import ADVERSARIES, adversary_class
-from ...core.sim.run import Case, Result, Simulation, run_case
+from ...core.sim.adversaries import adversaries_against, adversary_class
+from ...core.sim.run import Case, Result, run_case
 from ...core.sim.shrink import shrink
+from ..simulation import simulation_of
 from .invocation import as_json, print_json
-from .simulated_simple import SimulatedSimple
 
 NOBODY = "none"
 EVERYBODY = "all"
+AHEAD = 4
+"""Runs drawn ahead for each process."""
+
 MAX_SHRUNK = 5
 """Failing cases that are shrunk; of the others only the seeds are shown."""
 
@@ -38,9 +44,22 @@ _adversary = click.option(
 )
 
 
+_replicas = click.option(
+    "--replicas",
+    type=click.IntRange(0, 100),
+    default=0,
+    help="Agents and adversaries together; by default drawn from the seed.",
+)
+_processes = click.option(
+    "--processes", type=click.IntRange(1, 256), default=1, show_default=True, help="At a time."
+)
+
+
 @sim_command.command("run")
 @_protocol
 @_adversary
+@_replicas
+@_processes
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The first.")
 @click.option("--runs", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--operator", is_flag=True, help="Let the log itself break promises, too.")
@@ -54,6 +73,8 @@ _adversary = click.option(
 def run_command(
     protocol: str,
     adversary: str,
+    replicas: int,
+    processes: int,
     seed: int,
     runs: int,
     operator: bool,
@@ -61,23 +82,32 @@ def run_command(
     as_json: bool,
 ) -> int:
     """Run schedules; ends with 1 if anything does not hold."""
-    cases = draw_cases(protocol, adversary, range(seed, seed + runs), operator=operator)
+    seeds = range(seed, seed + runs)
+    cases = draw_cases(protocol, adversary, seeds, operator=operator, replicas=replicas)
     if file is not None:
         try:
             cases = iter([msgspec.json.decode(file.read_bytes(), type=Case)])
         except msgspec.MsgspecError as error:
             raise UsageError(f"{file} is no case: {error}") from None
-    return _report(cases, as_json)
+    return _report(cases, as_json, processes)
 
 
 @sim_command.command("soak")
 @_protocol
 @_adversary
+@_replicas
+@_processes
 @click.option("--minutes", type=click.FloatRange(min=0), default=10.0, show_default=True)
 @click.option("--seed", type=click.IntRange(0), help="The first; by default another every time.")
 @as_json
 def soak_command(
-    protocol: str, adversary: str, minutes: float, seed: int | None, as_json: bool
+    protocol: str,
+    adversary: str,
+    replicas: int,
+    processes: int,
+    minutes: float,
+    seed: int | None,
+    as_json: bool,
 ) -> int:
     """Run ever new seeds for a while, every tenth with a log that breaks promises."""
     first = int(time.time()) * 1000 if seed is None else seed
@@ -87,43 +117,55 @@ def soak_command(
         for number in count(first):
             if time.monotonic() >= end:
                 return
-            yield from draw_cases(protocol, adversary, [number], operator=number % 10 == 0)
+            operator = number % 10 == 0
+            yield from draw_cases(
+                protocol, adversary, [number], operator=operator, replicas=replicas
+            )
 
-    return _report(cases(), as_json)
-
-
-def simulation_of(protocol: str) -> Simulation:
-    """What the simulator must know of a protocol.
-
-    Raises:
-        UsageError: it cannot be simulated.
-    """
-    known = {each.protocol: each for each in (SimulatedSimple(),)}
-    if protocol not in known:
-        raise UsageError(
-            f"there is no simulation of {protocol!r}", hint=f"Known: {', '.join(sorted(known))}."
-        )
-    return known[protocol]
+    return _report(cases(), as_json, processes)
 
 
 def draw_cases(
-    protocol: str, adversary: str, seeds: Iterable[int], *, operator: bool = False
+    protocol: str,
+    adversary: str,
+    seeds: Iterable[int],
+    *,
+    operator: bool = False,
+    replicas: int = 0,
 ) -> Iterator[Case]:
     """One case per seed; ``all`` takes the adversaries, and none, in turn."""
-    turn = ["", *ADVERSARIES] if adversary == EVERYBODY else [adversary.replace(NOBODY, "")]
+    everybody = ["", *adversaries_against(protocol)]
+    turn = everybody if adversary == EVERYBODY else [adversary.replace(NOBODY, "")]
     for name in turn:
         if name:
             adversary_class(name)
     for seed in seeds:
-        yield Case(protocol, seed, turn[seed % len(turn)], operator)
+        yield Case(protocol, seed, turn[seed % len(turn)], replicas, operator)
 
 
-def _report(cases: Iterable[Case], as_json: bool) -> int:
+def _run(case: Case) -> Result:
+    return run_case(case, simulation_of(case.protocol))
+
+
+def _results(cases: Iterable[Case], processes: int) -> Iterator[Result]:
+    """Do the runs; with several processes, a few more are drawn than are under way."""
+    if processes == 1:
+        yield from map(_run, cases)
+        return
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        under_way: deque[Future[Result]] = deque()
+        for case in cases:
+            under_way.append(pool.submit(_run, case))
+            if len(under_way) > AHEAD * processes:
+                yield under_way.popleft().result()
+        yield from (each.result() for each in under_way)
+
+
+def _report(cases: Iterable[Case], as_json: bool, processes: int) -> int:
     failures: list[Result] = []
     runs = records = 0
     started = time.perf_counter()
-    for case in cases:
-        result = run_case(case, simulation_of(case.protocol))
+    for result in _results(cases, processes):
         runs, records = runs + 1, records + result.records
         if result.failed:
             failures.append(result)
@@ -148,10 +190,11 @@ def _shrunk(result: Result) -> Result:
 
 def replay_command(case: Case) -> str:
     """The command that does a drawn run again."""
-    operator = " --operator" if case.operator else ""
+    options = " --operator" if case.operator else ""
+    options += f" --replicas {case.replicas}" if case.replicas else ""
     return (
         f"mabeam sim run --protocol {case.protocol} --seed {case.seed} "
-        f"--adversary {case.adversary or NOBODY}{operator}"
+        f"--adversary {case.adversary or NOBODY}{options}"
     )
 
 

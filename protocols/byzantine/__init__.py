@@ -6,7 +6,7 @@ from ...core.machine import ProtocolSpec
 from .config import ByzantineConfig, Group, default_timeout_ms, freeze
 from .coordinator import ByzantineCoordinator
 from .events import BYZANTINE_EVENT_TYPES, ProposalRequest, Verdict
-from .forensics import Forensics, analyse
+from .forensics import Forensics, analyse, culprits_of
 from .outcome import ByzantineOutcome
 from .proofs import PROOF_RULES, Proof, is_proof, submission
 from .replica import ByzantineReplica
@@ -35,6 +35,7 @@ __all__ = [
     "ProposalRequest",
     "Verdict",
     "analyse",
+    "culprits_of",
     "is_proof",
     "submission",
 ]

@@ -26,6 +26,7 @@ from itertools import islice
 from typing import Any
 
 from ...core.envelope import MAX_REFS
+from ...core.errors import PeerProtocolError
 from ...core.kernel_events import (
     CoordinationCancelled,
     CoordinationFailed,
@@ -65,9 +66,8 @@ class ByzantineCoordinator(ByzantineFold):
     def apply(self, event: LogEvent) -> None:
         """Fold one event."""
         self._intents = None
-        if event.type == DEADLINE_PASSED and event.content.name in (SETTLE, ABANDONED):
-            self._settled = self._settled or event.author not in self._members
-            self._abandoned = self._settled and event.content.name == ABANDONED
+        if event.type == DEADLINE_PASSED and event.author not in self._members:
+            self._on_own_deadline(event)
         elif event.type == EVIDENCE and self._is_of_here(event.content):
             self.accusations.submitted(event.content.rule, event.content.accused)
         is_new = event.id not in self.store
@@ -79,6 +79,20 @@ class ByzantineCoordinator(ByzantineFold):
             if self.is_decided:
                 self._decision()  # fixed here: what others knew later is not in it
             self._judge_timeout()
+
+    def _on_own_deadline(self, event: LogEvent) -> None:
+        """A coordinator's deadlines end only waits; giving up early would end the coordination.
+
+        Admission refuses clocks that run ahead of the log's by more than its skew, so this bound is
+        one that a coordinator cannot lie away. Like all clocks it can only refuse (COM-9).
+        """
+        if event.content.name == SETTLE:
+            self._settled = True
+        elif event.content.name == ABANDONED:
+            passed_ms = (event.event.header.at_ns - self.context.opened_at_ns) // 1_000_000
+            if passed_ms < self.context.opened.overall_timeout_ms:
+                raise PeerProtocolError("wrong_phase", f"given up after {passed_ms} ms")
+            self._settled = self._abandoned = True
 
     def _is_of_here(self, evidence: EvidenceSubmitted) -> bool:
         """Whether it proves something about this coordination: E1 and E7 may be from another."""

@@ -110,7 +110,7 @@ class ByzantineReplica(ByzantineFold):
         self._refused: set[bytes] = set()
         self._muted = False
         self._unvoted: dict[int, None] = {}  # accepted in this view, own commit not signed yet
-        self._uncovered: dict[int, int] = {}  # own commits whose certificate is not at hand
+        self._uncovered: dict[int, LogEvent] = {}  # own commits whose certificate is not at hand
         self._intents: tuple[Intent, ...] | None = None
 
     # Folding ------------------------------------------------------------------------------------
@@ -123,6 +123,8 @@ class ByzantineReplica(ByzantineFold):
         finally:
             if event.event.header.author == self._me:
                 self._note_own(event)
+            if self._uncovered:
+                self._restore()
 
     def _note_own(self, event: LogEvent) -> None:
         kind, content = event.type, event.content
@@ -133,8 +135,8 @@ class ByzantineReplica(ByzantineFold):
             view = self._commits.get(content.sequence, 0)
             self._commits[content.sequence] = max(view, content.view)
             self._endorse(content.batch_digest)
-            if not self._covers(content.sequence, content.view):
-                self._uncovered[content.sequence] = self._commits[content.sequence]
+            if content.view >= view and not self._covers(content.sequence, content.view):
+                self._uncovered[content.sequence] = event
             if content.view >= self.views.view:
                 self._unvoted.pop(content.sequence, None)
         elif kind == PRE_PREPARE:
@@ -144,6 +146,8 @@ class ByzantineReplica(ByzantineFold):
         elif kind == CHECKPOINT:
             self._checkpoints = max(self._checkpoints, content.sequence)
         elif kind == VIEW_CHANGE:
+            for entry in content.prepared:
+                self._keep(entry)
             self.leave(content.new_view)
         elif kind == NEW_VIEW:
             self._new_views.add(content.new_view)
@@ -151,6 +155,26 @@ class ByzantineReplica(ByzantineFold):
             self._refused.add(content.batch_digest)
         elif kind == DEADLINE_PASSED and content.name == OVERALL:
             self._muted = True
+
+    def _keep(self, entry: PreparedEntry) -> None:
+        known = self.prepared.get(entry.sequence)
+        if entry.sequence > self.checkpoints.stable and (known is None or known.view < entry.view):
+            self.prepared[entry.sequence] = entry
+
+    def _restore(self) -> None:
+        """Find the certificates behind own commits again: after a restart the own events are folded
+        first, and the view in which they were signed may be over by then."""
+        for sequence, commit in list(self._uncovered.items()):
+            view, digest = commit.content.view, commit.content.batch_digest
+            signers = self.prepares.signers((view, sequence, digest))
+            primary = self.group.primary(view)
+            ids = tuple(signers[each] for each in sorted(signers) if each != primary)
+            refs = commit.event.header.refs
+            if len(ids) + 1 >= self.group.q and refs:
+                proposal_id, ids = refs[0], ids[: self.group.q - 1]
+                self._keep(PreparedEntry(sequence, view, digest, proposal_id, ids))
+            if self._covers(sequence, view):
+                del self._uncovered[sequence]
 
     def _endorse(self, digest: bytes) -> None:
         if self.config.mode == "single":  # a service asks nobody
@@ -339,8 +363,7 @@ class ByzantineReplica(ByzantineFold):
 
     def _leave(self, new_view: int) -> Iterator[Append]:
         """The view change, unless something signed earlier is not folded yet (BYZ-13)."""
-        self._uncovered = {s: v for s, v in self._uncovered.items() if not self._covers(s, v)}
-        if not self._uncovered:
+        if all(self._covers(s, commit.content.view) for s, commit in self._uncovered.items()):
             stable = self.checkpoints.stable
             entries = tuple(
                 self.prepared[sequence]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from voters import Voter
 
@@ -69,7 +71,7 @@ async def test_ballot_that_still_waits() -> None:
         await world.nodes["r4"].crash()
         config = {"proposal": 1, "threshold_ppm": 1_000_000, "vote_timeout_ms": 20_000}
         name = await world.request("simple_consensus", config, NAMES, ordering="bft")
-        await world.until(lambda: len(world.verdicts(name)) >= 20)
+        await asyncio.sleep(5)  # three votes are in, the fourth never comes
         await cancel(world, name)
         await expect_cancelled(world, name)
 

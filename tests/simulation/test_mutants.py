@@ -15,7 +15,7 @@ from mabeam.core.machine import LogEvent
 from mabeam.core.sim.run import Result, run_case
 from mabeam.core.sim.shrink import shrink
 from mabeam.infra.cli.sim import draw_cases
-from mabeam.infra.cli.simulated_simple import SimulatedSimple
+from mabeam.infra.simulation.simple import SimulatedSimple
 from mabeam.protocols.simple.ballot import BallotBox
 from mabeam.protocols.simple.tally import Rules, Tally
 

@@ -7,13 +7,13 @@ import sys
 
 import pytest
 
-from mabeam.core.sim.adversaries import ADVERSARIES
+from mabeam.core.sim.adversaries import adversaries_against
 from mabeam.core.sim.run import REAL_SIGNATURES_EVERY, Case, run_case
 from mabeam.infra.cli.sim import draw_cases, replay_command
-from mabeam.infra.cli.simulated_simple import SimulatedSimple
+from mabeam.infra.simulation.simple import SimulatedSimple
 
 SIMPLE = SimulatedSimple()
-ADVERSARY_NAMES = ["", *ADVERSARIES]
+ADVERSARY_NAMES = ["", *adversaries_against(SIMPLE.protocol)]
 SEEDS = range(1, 44)
 """Per adversary; with all of them 300 schedules."""
 
@@ -21,7 +21,7 @@ _DIGEST = """
 import sys
 from mabeam.core.sim.run import run_case
 from mabeam.infra.cli.sim import draw_cases
-from mabeam.infra.cli.simulated_simple import SimulatedSimple
+from mabeam.infra.simulation.simple import SimulatedSimple
 cases = draw_cases("simple_consensus", "all", range(50, 64))
 print([run_case(case, SimulatedSimple()).digest for case in cases])
 """

@@ -10,10 +10,14 @@ import pytest
 from mabeam.core.sim import run as runs
 from mabeam.core.sim.checkers import UNTRUSTED_OPERATOR, nobody_honest_accusable
 from mabeam.core.sim.run import Case, Result, run_case
-from mabeam.infra.cli.sim import simulation_of
+from mabeam.infra.simulation import simulation_of
 
 SEEDS = sorted(Path(__file__).with_name("seeds").glob("*.json"))
-TRUNCATED = [file for file in SEEDS if file.stem.startswith("truncated-tail")]
+TRUNCATED = [
+    file
+    for file in SEEDS
+    if file.stem in ("truncated-tail-coordination", "truncated-tail-registry-again")
+]
 
 
 def _run(file: Path) -> Result:

@@ -75,6 +75,8 @@ class SimulatedSimple(Simulation):
     def judge(self, seen: Observation) -> Iterator[str]:
         """Every decision, counted again."""
         for name, fold in seen.folds.items():
+            if fold.is_ordered or fold.config is None or fold.config.protocol != self.protocol:
+                continue  # replicas counted in an order of their own
             if fold.terminal is not None and fold.terminal.type == "coordination.decided":
                 told = fold.terminal.content.outcome["decision"]
                 due = Recount(fold, seen.of(name)).decision()

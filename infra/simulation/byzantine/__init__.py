@@ -1,0 +1,1 @@
+"""Byzantine consensus in the simulator: runs, adversaries that know the protocol, checkers."""

@@ -1,0 +1,168 @@
+"""What must hold of every Byzantine coordination, recounted from the raw log and by other means.
+
+None of this asks a replica whether it is right: votes are counted again from signed events, the
+events are folded again in another order, and what the replicas executed is compared.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator
+
+from ....core.coordination import Coordination
+from ....core.errors import PeerProtocolError
+from ....core.machine import Context, LogEvent
+from ....core.replay import Verdict
+from ....core.sim.checkers import Observation
+from ....protocols.byzantine import culprits_of
+from ....protocols.byzantine.events import COMMIT, REQUEST
+from ....protocols.byzantine.fold import ByzantineFold
+from ....protocols.byzantine.replica import ByzantineReplica
+from .witness import Witness
+
+CANCEL = "coordination.cancel_requested"
+MAX_REREADS = 50
+
+
+def judge(seen: Observation, protocol: str) -> Iterator[str]:
+    """Everything that does not hold in the coordinations of a world."""
+    witness: Witness | None = seen.world.witnesses.get(protocol)
+    if witness is not None:
+        yield from witness.found
+    for name, fold in seen.folds.items():
+        if fold.config is None or fold.config.protocol != protocol:
+            continue
+        observed = fold.machine
+        assert isinstance(observed, ByzantineFold)
+        events = _events(seen.of(name), fold)
+        for check in (_certificates, _operations, _order, _nobody_accused):
+            for message in check(seen, fold, observed, events):
+                yield f"{name}: {check.__name__.strip('_')}: {message}"
+        if witness is not None:
+            for author, replica in witness.lives(name):
+                for message in _compare(author, replica, observed):
+                    yield f"{name}: {message}"
+
+
+def _events(verdicts: Iterable[Verdict], fold: Coordination) -> list[LogEvent]:
+    """All events of the coordination that are what they claim to be, effective or not."""
+    found: dict[bytes, LogEvent] = {}
+    for verdict in verdicts:
+        event = verdict.event
+        if event is None:
+            continue
+        epoch = event.event.header.epoch
+        if epoch == fold.epoch or (event.type == CANCEL and not epoch):
+            found.setdefault(event.id, event)
+    return list(found.values())
+
+
+def _certificates(
+    seen: Observation, fold: Coordination, observed: ByzantineFold, events: list[LogEvent]
+) -> Iterator[str]:
+    """Every decided slot has q commits of distinct replicas for one view and digest; one digest a
+    slot."""
+    group = observed.group
+    signers: dict[tuple[int, int, bytes], set[str]] = {}
+    for event in events:
+        if event.type == COMMIT and event.author in group.replicas:
+            vote = event.content
+            key = vote.sequence, vote.view, vote.batch_digest
+            signers.setdefault(key, set()).add(event.author)
+    certified: dict[int, set[bytes]] = {}
+    for (sequence, _, digest), authors in signers.items():
+        if 2 * len(authors) > group.n + group.f:
+            certified.setdefault(sequence, set()).add(digest)
+    for sequence, digests in sorted(certified.items()):
+        if len(digests) > 1:
+            yield f"slot {sequence} is committed with {len(digests)} digests"
+    for slot in observed.executor.log:
+        if certified.get(slot.sequence) != {slot.digest}:
+            yield f"slot {slot.sequence} is executed without a certificate"
+    terminal = fold.terminal
+    if terminal is not None and terminal.type == "coordination.decided":
+        named = terminal.content.outcome["commit_ids"]
+        votes = [event for event in events if event.id in named]
+        what = {(e.type, e.content.view, e.content.sequence, e.content.batch_digest) for e in votes}
+        authors = {event.author for event in votes} & set(group.replicas)
+        if len(what) != 1 or 2 * len(authors) <= group.n + group.f:
+            yield f"the outcome rests on {len(authors)} signers of {len(what)} statements"
+
+
+def _operations(
+    seen: Observation, fold: Coordination, observed: ByzantineFold, events: list[LogEvent]
+) -> Iterator[str]:
+    """What executes was signed by a client, once per (client, number)."""
+    assert fold.config is not None
+    asked = {event.id: event for event in events if event.type in (REQUEST, CANCEL)}
+    done: set[tuple[str, str, int]] = set()
+    for slot in observed.executor.log:
+        for each in slot.requests:
+            event = asked.get(each)
+            if event is None and each != fold.config.request_id:
+                yield f"slot {slot.sequence} executes {each.hex()[:12]}, which nobody signed"
+            number = getattr(event.content, "client_seq", 0) if event else 0
+            key = (event.author, event.type, number) if event else ("", "", 0)
+            if key in done:
+                yield f"slot {slot.sequence} executes a second operation of {key}"
+            done.add(key)
+
+
+def _order(
+    seen: Observation, fold: Coordination, observed: ByzantineFold, events: list[LogEvent]
+) -> Iterator[str]:
+    """The same events in another order decide the same slots."""
+    shuffled = list(events)
+    random.Random(f"{seen.world.seed}/order").shuffle(shuffled)
+    other = fold_again(fold, shuffled)
+    yield from _compare("another order of the same events", other, observed)
+    mine, theirs = observed.executor.executed, other.executor.executed
+    if theirs < mine:
+        yield f"another order of the same events decides {theirs} of {mine} slots"
+
+
+def fold_again(fold: Coordination, events: Iterable[LogEvent]) -> ByzantineReplica:
+    """A watching machine after these events, read again as long as it wants some of them."""
+    assert fold.opened is not None
+    opened = fold.opened.content
+    machine = fold.machine
+    assert isinstance(machine, ByzantineFold)
+    context = Context(
+        fold.id, fold.epoch, fold.opened.id, opened, machine.config, "", machine.context.secret
+    )
+    replica = ByzantineReplica(context)
+    by_id = {event.id: event for event in events}
+    queue = list(by_id.values())
+    for _ in range(MAX_REREADS):
+        for event in queue:
+            _take(replica, event)
+        queue = [by_id[each] for each in sorted(replica.wanted()) if each in by_id]
+        if not queue:
+            break
+    return replica
+
+
+def _take(machine: ByzantineFold, event: LogEvent) -> None:
+    try:
+        machine.apply(event)
+    except PeerProtocolError:
+        return  # of no effect, as for everybody else
+
+
+def _nobody_accused(
+    seen: Observation, fold: Coordination, observed: ByzantineFold, events: list[LogEvent]
+) -> Iterator[str]:
+    """Forensics over everything signed accuses no honest replica."""
+    for accused, proof in culprits_of(events, observed.group).items():
+        if accused not in seen.world.dishonest:
+            yield f"{accused} is accused under {proof.rule}"
+
+
+def _compare(author: str, replica: ByzantineReplica, observed: ByzantineFold) -> Iterator[str]:
+    """A replica and the observer of the whole log executed the same slots, as far as both did (and
+    remember it)."""
+    known = {slot.sequence: slot for slot in observed.executor.log}
+    for mine in replica.executor.log:
+        if known.get(mine.sequence, mine) != mine:
+            yield f"agreement: {author} and the observer differ in slot {mine.sequence}"
+            return

@@ -1,0 +1,123 @@
+"""Looks into the replicas of a world while it runs: agreement is checked after every delivery.
+
+Nothing is changed in a replica: the production host is given the production machine, and this one
+is told what it executed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from ....core.machine import Context, LogEvent
+from ....core.sim.world import World
+from ....protocols.byzantine.replica import ByzantineReplica
+
+
+class _Watched(ByzantineReplica):
+    """The production machine; it reports every slot it executes."""
+
+    witness: Witness
+    reported = 0
+    halted = False
+    highest_view = -1
+
+    def apply(self, event: LogEvent) -> None:
+        """Fold one event."""
+        try:
+            super().apply(event)
+        finally:
+            if self.executor.executed > self.reported or self.executor.fork is not None:
+                self.witness.look(self)
+            if self.views.view > self.highest_view:
+                self.highest_view = self.views.view
+                self.witness.longest_ms = max(self.witness.longest_ms, self._timeout_ms())
+
+
+class Witness:
+    """What the honest replicas of a world have executed.
+
+    Attributes:
+        replicas: the machine of every process life, by author, of honest authors only.
+        longest_ms: longest view time-out any of them has used.
+        expected: honest replicas that must get somewhere, by coordination.
+        found: what did not hold, when it happened.
+    """
+
+    def __init__(self, world: World) -> None:
+        self.replicas: dict[tuple[str, str], list[ByzantineReplica]] = {}
+        self.longest_ms = 0
+        self.expected: dict[str, list[str]] = {}
+        self.found: list[str] = []
+        self._world = world
+        self._slots: dict[tuple[str, int], tuple[bytes, tuple[bytes, ...], bytes]] = {}
+
+    def participant(self, context: Context) -> ByzantineReplica:
+        """A machine for a host."""
+        machine: ByzantineReplica
+        if context.author in self._world.dishonest:
+            machine = ByzantineReplica(context)
+            return machine
+        machine = _Watched(context)
+        machine.witness = self
+        self.replicas.setdefault((context.coordination, context.author), []).append(machine)
+        return machine
+
+    def look(self, machine: _Watched) -> None:
+        """Compare what a replica has just executed with what others have."""
+        author, name = machine.context.author, machine.context.epoch.hex()
+        if machine.executor.fork is not None and not machine.halted:
+            machine.halted = True
+            self.found.append(f"agreement: {author} holds two commit certificates for one slot")
+        for slot in machine.executor.log:
+            if slot.sequence <= machine.reported:
+                continue
+            value = slot.digest, slot.requests, slot.root
+            if self._slots.setdefault((name, slot.sequence), value) != value:
+                self.found.append(f"agreement: {author} executes another slot {slot.sequence}")
+        machine.reported = machine.executor.executed
+
+    def lives(self, coordination: str) -> Iterator[tuple[str, ByzantineReplica]]:
+        """The machine each honest replica had last, by author; one that never folded anything only
+        served to look at an invitation that came again."""
+        for (name, author), machines in self.replicas.items():
+            if name == coordination:
+                yield author, next((each for each in reversed(machines) if each.now), machines[-1])
+
+    def late(self, coordination: str) -> list[str]:
+        """Replicas that take part, know of something to do and have not done it."""
+        expected = self.expected.get(coordination, ())
+        lives = {each: life for each, life in self.lives(coordination) if each in expected}
+        return [author for author, life in lives.items() if not _is_done(life)]
+
+    def is_done(self, coordination: str) -> bool:
+        """Whether all replicas that must have executed everything they know."""
+        return any(self.lives(coordination)) and not self.late(coordination)
+
+    def note_late(self, coordination: str) -> None:
+        """The time for that is over."""
+        if any(".pub." not in record.subject for record in self._world.network.lost):
+            return  # what the log has lost of coordinators and clients is theirs to repeat
+        for author in self.late(coordination):
+            self.found.append(f"liveness: {author} has not executed everything in {coordination}")
+
+    def bound_s(self, margin_s: float) -> float:
+        """How long after the last fault everything has executed."""
+        return 2 * self.longest_ms / 1000 + margin_s
+
+
+def _is_done(machine: ByzantineReplica) -> bool:
+    """Whether a replica has executed every request it knows, or is bound to silence."""
+    if machine.is_done():
+        return True
+    return machine.config.mode == "service" and machine.requests.oldest() is None
+
+
+def watch(world: World, protocol: str) -> Witness:
+    """Watch the replicas of a world from now on; agents started before are not seen."""
+    witness = Witness(world)
+    spec = msgspec.structs.replace(world.protocols[protocol], participant=witness.participant)
+    world.protocols = {**world.protocols, protocol: spec}
+    world.witnesses[protocol] = witness
+    return witness
