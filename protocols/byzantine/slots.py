@@ -209,8 +209,12 @@ class SlotFold(Machine):
         return view <= self.views.view + VIEWS_AHEAD and sequence <= horizon
 
     def _postpone(self, event: LogEvent, view: int, sequence: int) -> bool:
-        """Whether the event is too far ahead to be kept (BYZ-7)."""
-        if self._is_near(view, sequence):
+        """Whether the event is too far ahead to be kept (BYZ-7).
+
+        Who keeps everything reads nothing again, so it keeps that too: an observer signs no view
+        changes and learns of a view only by its NEW-VIEW, which a proposal may precede.
+        """
+        if self.keeps_history or self._is_near(view, sequence):
             self._postponed.pop(event.id, None)
             return False
         self._postponed[event.id] = (view, sequence)
