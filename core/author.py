@@ -52,6 +52,11 @@ class Author:
         """Whether a chain for this coordination is being continued here."""
         return coordination in self._heads
 
+    def next_number(self, coordination: str) -> int:
+        """Number of the next event of the chain, as far as it is known here."""
+        head = self._heads.get(coordination)
+        return head.number if head else 0
+
     def resume(self, coordination: str, number: int, previous: bytes, at_ns: int) -> None:
         """Continue a chain whose next event has this number, unless already further along."""
         head = self._heads.setdefault(coordination, _Head())

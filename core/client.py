@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from .coordination import Coordination
 from .errors import MabeamError, NotFoundError, PeerProtocolError, UsageError
 from .host.registry import RegistryView
 from .kernel_events import (
+    Body,
     CancelRequested,
     CapabilityQuery,
     CoordinationDecided,
@@ -34,6 +35,8 @@ from .telemetry import NoTelemetry, logger
 from .transport import Transport
 
 _log = logger("client")
+
+Result = TypeVar("Result")
 
 
 class CoordinationFailedError(MabeamError):
@@ -111,6 +114,7 @@ class Client:
         self.transport = transport
         self.protocols = protocols
         self._following: asyncio.Task[None] | None = None
+        self._epochs: dict[str, bytes] = {}
         self.registry = RegistryView(
             root_public_key, protocols, NoTelemetry(), max_clock_skew_ms=max_clock_skew_ms
         )
@@ -245,6 +249,7 @@ class Client:
         assert fold is not None
         assert fold.terminal is not None
         self.author.forget(coordination)
+        self._epochs.pop(coordination, None)
         content = fold.terminal.content
         if isinstance(content, CoordinationDecided):
             assert fold.opened is not None
@@ -290,6 +295,52 @@ class Client:
             coordination, fold.epoch, "coordination.cancel_requested", CancelRequested(reason)
         )
         await self.transport.log.append(Submission(event, "pub", self.author.node))
+
+    async def submit(
+        self, coordination: str, type_name: str, make_body: Callable[[int], Body]
+    ) -> bytes:
+        """Append an event of this client's to a coordination that is open to clients.
+
+        Args:
+            coordination: its id.
+            type_name: type of the event.
+            make_body: makes the body from the event's number in this client's chain, which grows
+                with every event.
+
+        Returns:
+            The event's id.
+
+        Raises:
+            NotFoundError: nothing is stored under that id.
+            UsageError: it is not open, or the event would be too large.
+        """
+        epoch = self._epochs.get(coordination)
+        if epoch is None or not self.author.knows(coordination):
+            fold = await self.read(coordination)
+            if fold.opened is None:
+                raise UsageError(f"{coordination!r} is not open", hint="See 'mabeam coord show'.")
+            self.author.resume(coordination, *fold.chains.head(self.author.id))
+            epoch = self._epochs[coordination] = fold.epoch
+        body = make_body(self.author.next_number(coordination))
+        event = self.author.sign(coordination, epoch, type_name, body)
+        await self.transport.log.append(Submission(event, "pub", self.author.node))
+        return event.id
+
+    async def until(
+        self, coordination: str, result_of: Callable[[Coordination], Result | None]
+    ) -> Result:
+        """Follow a coordination until ``result_of`` its fold is not ``None``.
+
+        Raises:
+            CoordinationFailedError: it ended before.
+        """
+        await self._follow_registry()
+        async with aclosing(self.transport.log.follow(coordination)) as records:
+            async for step in self._steps(coordination, records):
+                result = result_of(step.coordination)
+                if result is not None:
+                    return result
+        raise CoordinationFailedError(coordination, "ended", "it ended before", "", {})
 
     async def agents(self) -> RegistryView:
         """The registry, up to date."""

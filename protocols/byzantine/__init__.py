@@ -6,6 +6,7 @@ from ...core.machine import ProtocolSpec
 from .config import ByzantineConfig, Group, default_timeout_ms, freeze
 from .coordinator import ByzantineCoordinator
 from .events import BYZANTINE_EVENT_TYPES, ProposalRequest, Verdict
+from .fold import ByzantineFold
 from .forensics import Forensics, analyse, culprits_of
 from .outcome import ByzantineOutcome
 from .proofs import PROOF_RULES, Proof, is_proof, submission
@@ -28,6 +29,7 @@ SPEC = ProtocolSpec(
 __all__ = [
     "SPEC",
     "ByzantineConfig",
+    "ByzantineFold",
     "ByzantineOutcome",
     "Forensics",
     "Group",

@@ -28,6 +28,7 @@ from .events import (
     UNIQUENESS,
     VIEW_CHANGE,
 )
+from .execution import Executed
 from .slots import Proposal, Signed, SlotFold
 from .view_change import Plan
 
@@ -36,6 +37,13 @@ class ByzantineFold(SlotFold):
     """State that follows from events alone; roles add what they would do."""
 
     # Reading ------------------------------------------------------------------------------------
+
+    def slot_of(self, request_id: bytes) -> Executed | None:
+        """The executed slot in which a request took effect; for observers, which keep all slots."""
+        for done in reversed(self.executor.log):
+            if request_id in done.requests:
+                return done
+        return None
 
     def phase(self) -> str:
         """``active``, ``changing``, ``decided`` or ``halted``."""

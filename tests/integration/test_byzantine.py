@@ -28,7 +28,7 @@ from mabeam.infra.local import LocalDeployment
 from mabeam.infra.membership import Applicant
 from mabeam.infra.sql_reading import rows_of
 from mabeam.protocols import PROTOCOLS
-from mabeam.protocols.byzantine import ByzantineConfig, analyse
+from mabeam.protocols.byzantine import ByzantineConfig, ByzantineFold, analyse
 from mabeam.protocols.byzantine.config import group_of
 from mabeam.protocols.byzantine.digests import batch_digest
 from mabeam.protocols.byzantine.events import (
@@ -255,6 +255,25 @@ async def test_ballot_survives_a_silent_primary(client: Client) -> None:
     )
     assert got.outcome["decision"] == "agree"
     assert got.outcome["silent"] == [BAD]
+
+
+async def test_service_executes_what_clients_submit(group: LocalDeployment, client: Client) -> None:
+    """A long-running order of operations, fed from the command line and ended by its requester."""
+    name = await client.request("byzantine_consensus", {"mode": "service"}, REPLICAS[:4])
+    while (await client.read(name)).opened is None:
+        await asyncio.sleep(0.02)
+    for number in range(1, 4):
+        operation = f'{{"deposit": {number}}}'
+        said = await asyncio.to_thread(command, group, "coord", "submit", name, operation)
+        assert said == f"executed in slot {number}\n"
+    await client.cancel(name, "the year is over")
+    with pytest.raises(CoordinationFailedError) as ended:
+        await client.result(name)
+    assert ended.value.failure == "cancelled"
+    machine = (await client.read(name)).machine
+    assert isinstance(machine, ByzantineFold)
+    done = [machine.executor.operation(each) for s in machine.executor.log for each in s.requests]
+    assert done[:3] == [{"deposit": 1}, {"deposit": 2}, {"deposit": 3}]
 
 
 async def test_audit_of_all_of_it_is_clean(group: LocalDeployment, client: Client) -> None:
