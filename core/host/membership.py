@@ -144,27 +144,27 @@ class Membership:
         self._send_again({record.wire for record in history})
         following = asyncio.create_task(self._follow())
         publishing = asyncio.create_task(self._publish())
-        helpers = (following, publishing)
+        for task in (following, publishing):
+            task.add_done_callback(self._on_ended)
         try:
-            await self._take_part(helpers)
+            await self._take_part()
             while self._outbox or self._sending:  # what is signed is still wanted by the others
-                await asyncio.wait(
-                    [*self._sending, asyncio.create_task(asyncio.sleep(RETRY_S))],
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
+                self._moved.clear()
+                await self._moved.wait()
+                self._raise_failure()
         finally:
-            for task in (*helpers, *self._asking.values(), *self._sending):
+            for task in (following, publishing, *self._asking.values(), *self._sending):
                 task.cancel()
-            await asyncio.gather(*helpers, return_exceptions=True)
+            await asyncio.gather(following, publishing, return_exceptions=True)
             self._author.forget(self.coordination.id)
 
-    async def _take_part(self, helpers: Iterable[asyncio.Task[None]]) -> None:
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _take_part(self) -> None:
         while True:
-            for helper in helpers:
-                if helper.done():
-                    helper.result()
-            if self._failure is not None:
-                raise self._failure
+            self._raise_failure()
             self._moved.clear()
             wake = self._act()
             if self._is_over():
@@ -354,7 +354,7 @@ class Membership:
             self._checking.add(key)
             task = asyncio.create_task(self._check(key))
             self._sending.add(task)
-            task.add_done_callback(self._sending.discard)
+            task.add_done_callback(self._on_ended)
         return key in self._checked
 
     async def _check(self, key: Key) -> None:
@@ -429,14 +429,14 @@ class Membership:
                 self._spent.discard(signed.key)  # from here on the journal remembers
                 task = asyncio.create_task(self._append(signed.event))
                 self._sending.add(task)
-                task.add_done_callback(self._on_sent)
+                task.add_done_callback(self._on_ended)
             del self._outbox[: len(group)]
 
-    def _on_sent(self, task: asyncio.Task[None]) -> None:
+    def _on_ended(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)
-        if not task.cancelled() and task.exception() is not None:
+        if not task.cancelled():
             self._failure = self._failure or task.exception()
-            self._moved.set()
+        self._moved.set()
 
     async def _append(self, event: Event) -> None:
         started = self._loop.time()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from ...core.machine import LogEvent
 from .config import Group
-from .events import CHECKPOINT, COMMIT, NEW_VIEW, PRE_PREPARE, PREPARE, PreparedEntry
+from .events import CHECKPOINT, NEW_VIEW, PRE_PREPARE, PREPARE, PreparedEntry
 
 Lookup = Callable[[bytes], LogEvent | None]
 """The event with an id, if it is at hand."""
@@ -161,23 +161,3 @@ def check_prepared(check: Check, lookup: Lookup, group: Group, entry: PreparedEn
     if not check.missing:
         backed = len(signers | {group.primary(view)})
         check.require(backed >= group.q, f"slot {sequence}: {backed} signers are no quorum")
-
-
-def check_committed(
-    lookup: Lookup, group: Group, ids: Iterable[bytes], sequence: int, digest: bytes
-) -> Check:
-    """A commit certificate: q replicas committed one (view, sequence, digest) (BYZ-4)."""
-    check = Check()
-    views: set[int] = set()
-
-    def matches(event: LogEvent) -> bool:
-        content = event.content
-        views.add(content.view)
-        return bool(
-            content.sequence == sequence and content.batch_digest == digest and len(views) == 1
-        )
-
-    signers = check_votes(check, lookup, group, COMMIT, ids, matches)
-    if not check.missing:
-        check.require(len(signers) >= group.q, f"slot {sequence}: no quorum of commits")
-    return check

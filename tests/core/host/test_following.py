@@ -12,6 +12,7 @@ from mabeam.core.agent import Agent
 from mabeam.core.client import CoordinationFailedError
 from mabeam.core.errors import PeerProtocolError
 from mabeam.core.host.following import check_request
+from mabeam.core.journal import Journal, JournalError
 from mabeam.core.kernel_events import (
     CoordinationOpened,
     CoordinationRequested,
@@ -144,3 +145,34 @@ async def test_without_replicas_the_coordinator_gives_up_alone() -> None:
         assert failed.value.details["silent"] == ["r2", "r3", "r4"]
         await world.settle(90)
         world.verify()
+
+
+def test_full_disk_silences_a_replica_and_nothing_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What cannot be journalled is not published; the membership fails and is tried again."""
+    sign_all = Journal.sign_all
+    refused: list[str] = []
+
+    async def full(journal: Journal, id: str, entries: Any, keep_until_ns: int) -> None:
+        given = tuple(entries)
+        if journal.path.stem == "r2" and any(len(key) > 2 for key, _ in given):
+            refused.append(id)
+            raise JournalError("no space left on device")
+        await sign_all(journal, id, given, keep_until_ns)
+
+    @simulated
+    async def run() -> None:
+        async with World(4) as world:
+            await world.coordinator()
+            for name in NAMES:
+                await world.agent(name, Agent())
+            monkeypatch.setattr(Journal, "sign_all", full)
+            got = await world.decide("byzantine_consensus", {"proposal": "merge"}, NAMES)
+            assert got.outcome["view"] == 0
+            await world.settle(60)
+            await asyncio.sleep(5)
+            world.verify()
+            said = [verdict.event for verdict in world.verdicts(got.coordination)]
+            assert "r2" not in {event.author for event in said if event is not None}
+
+    run()
+    assert len(refused) > 1
