@@ -13,7 +13,6 @@ from typing import Literal
 
 import msgspec
 
-from .author import encode_body
 from .chain import ChainBook
 from .errors import ConfigError, PeerProtocolError
 from .evidence import KeyLookup, check_evidence
@@ -30,6 +29,9 @@ from .machine import TERMINAL_KEY, Append, Context, Intent, LogEvent, Machine, P
 MachineRole = Literal["coordinator", "participant"]
 RECENT_EVENTS = 4096
 """Events per author that a participant remembers for its chains; other roles remember all."""
+
+MAX_ANNOUNCEMENTS = 4
+"""Endings kept that replicas have not certified yet, with ``ordering: bft``."""
 
 DECIDED = "coordination.decided"
 FAILED = "coordination.failed"
@@ -92,6 +94,7 @@ class Coordination:
         self.events = 0
         self.last_control = 0
         self.epoch = b""
+        self._announcements: tuple[LogEvent, ...] = ()
         self._protocols = protocols
         self._secret = secret
         self._participants: dict[str, Participant] = {}
@@ -172,6 +175,13 @@ class Coordination:
         """
         self.events += 1
         try:
+            self._chain_and_fold(event)
+        finally:
+            if self._announcements:
+                self._judge_announcements()
+
+    def _chain_and_fold(self, event: LogEvent) -> None:
+        try:
             self.chains.add(event.event)
         except PeerProtocolError as error:
             if error.reason != "duplicate" and self.is_ordered:
@@ -191,11 +201,16 @@ class Coordination:
         Raises:
             PeerProtocolError: the event has no effect.
         """
-        if event.event.header.epoch == self.epoch:
+        if event.event.header.epoch != self.epoch:
+            return
+        try:
             if event.type in self._domain_types:
                 self._apply_domain(event)
             elif event.type == DEADLINE:
                 self._apply_deadline(event)
+        finally:
+            if self._announcements:
+                self._judge_announcements()
 
     def _fold(self, event: LogEvent) -> None:
         header = event.event.header
@@ -338,21 +353,38 @@ class Coordination:
             self.terminal = event
             return
         expected = _terminal_of(self.intents())
-        if expected is None:
+        is_mine = expected is not None and expected.matches(event)
+        if is_mine or (self.is_ordered and self._is_supported(event)):
+            self.terminal = event
+        elif expected is None:
             reason = "not_authorised" if event.type == "coordination.cancelled" else "wrong_phase"
             raise PeerProtocolError(reason, f"{self.id!r} has reached no result yet")
-        if expected.type != event.type:
+        elif expected.type != event.type:
             raise PeerProtocolError("already_decided", f"the fold ends in {expected.type}")
-        if (
-            encode_body(expected.body) != event.event.body
-            or expected.refs != event.event.header.refs
-        ):
+        else:
             raise PeerProtocolError(
                 "wrong_outcome",
                 f"{event.author!r} reports a result that the events do not give",
                 evidence=(event.id,),
             )
-        self.terminal = event
+
+    def _is_supported(self, event: LogEvent) -> bool:
+        """Whether replicas' certificates make an announcement right; if not yet, it is kept."""
+        assert self.machine is not None
+        if self.is_provisional and event.type != DECIDED:
+            return False
+        if self.machine.supports(event):
+            return True
+        self._announcements = (*self._announcements, event)[-MAX_ANNOUNCEMENTS:]
+        return False
+
+    def _judge_announcements(self) -> None:
+        """An event that an announced ending rests on may have arrived."""
+        for event in self._announcements:
+            if self.terminal is None or (self.is_provisional and event.type == DECIDED):
+                assert self.machine is not None
+                if self.machine.supports(event):
+                    self.terminal = event
 
     def _apply_cancel_requested(self, event: LogEvent) -> None:
         self._require_running()

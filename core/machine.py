@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from .author import encode_body
 from .envelope import MAX_REFS, Event
 from .hashing import merkle_root
 from .kernel_events import (
@@ -74,6 +75,15 @@ class Append(msgspec.Struct, frozen=True):
     body: Body
     refs: tuple[bytes, ...] = ()
     sign_once: bool = False
+
+    def matches(self, event: LogEvent) -> bool:
+        """Whether a signed event says exactly this."""
+        header = event.event.header
+        return (
+            self.type == header.type
+            and self.refs == header.refs
+            and encode_body(self.body) == event.event.body
+        )
 
 
 class AskFailed(msgspec.Struct, frozen=True):
@@ -199,6 +209,14 @@ class Machine(ABC):
     def wanted(self) -> frozenset[bytes]:
         """Ids of events to read again from the log: referred to and not seen, or seen too early."""
         return frozenset()
+
+    def supports(self, ending: LogEvent) -> bool:
+        """Whether a terminal event is right although this machine would word it differently.
+
+        Asked with ``ordering: bft`` only, where every reader may see another order of events: an
+        ending is judged by the certificates it names. ``False`` if that cannot be told (yet).
+        """
+        return False
 
     def is_done(self) -> bool:
         """Whether a participant that follows its coordination has nothing left to contribute."""

@@ -43,6 +43,8 @@ class Verdict(msgspec.Struct, frozen=True):
         coordination: the fold it belongs to, after it; ``None`` for the registry and for records
             that admission refused.
         evidence: ids of the events that prove misbehaviour, if the rejection does.
+        settled: terminal event announced before that is in force from this record on, because what
+            it rests on has arrived.
     """
 
     record: Record
@@ -50,6 +52,7 @@ class Verdict(msgspec.Struct, frozen=True):
     rejection: Rejection | None
     coordination: Coordination | None
     evidence: tuple[bytes, ...] = ()
+    settled: LogEvent | None = None
 
 
 class Prepared(msgspec.Struct, frozen=True):
@@ -168,16 +171,26 @@ class Replay:
 
     def judge(self, record: Record, event: LogEvent) -> Verdict:
         """Fold the next record, which was admitted as ``event``."""
-        coordination = None if event.coordination == REGISTRY else self._touch(event.coordination)
+        if event.coordination == REGISTRY:
+            return self._judge_registry(record, event)
+        coordination = self._touch(event.coordination)
+        rejection: Rejection | None = None
+        evidence: tuple[bytes, ...] = ()
+        before = coordination.terminal
         try:
-            if coordination is None:
-                self.fold_registry(event)
-            else:
-                coordination.apply(event)
+            coordination.apply(event)
         except PeerProtocolError as error:
-            rejection = reject(record, event.event, error)
-            return Verdict(record, event, rejection, coordination, error.evidence)
-        return Verdict(record, event, None, coordination)
+            rejection, evidence = reject(record, event.event, error), error.evidence
+        ended = coordination.terminal
+        settled = ended if ended is not before and ended is not event else None
+        return Verdict(record, event, rejection, coordination, evidence, settled)
+
+    def _judge_registry(self, record: Record, event: LogEvent) -> Verdict:
+        try:
+            self.fold_registry(event)
+        except PeerProtocolError as error:
+            return Verdict(record, event, reject(record, event.event, error), None, error.evidence)
+        return Verdict(record, event, None, None)
 
     def fold_registry(self, event: LogEvent) -> None:
         """Fold an admitted event of ``_registry``."""

@@ -36,7 +36,8 @@ class Folded:
     Attributes:
         verdicts: what became of each record, in log order.
         replay: the fold, as of the last record.
-        accepted: verdicts of events that count, by event type.
+        accepted: verdicts of events that count, by event type; a terminal event that came too early
+            counts where what it rests on arrived.
         rejected: verdicts of records that do not count.
         coordinations: the coordinations touched, with the sequence of their last admitted event.
     """
@@ -54,6 +55,9 @@ class Folded:
                 self.rejected.append(verdict)
             elif event is not None:
                 self.accepted.setdefault(event.event.header.type, []).append(verdict)
+            if verdict.settled is not None:
+                settled = Verdict(verdict.record, verdict.settled, None, verdict.coordination)
+                self.accepted.setdefault(verdict.settled.type, []).append(settled)
             if verdict.coordination is not None:
                 self.coordinations[verdict.coordination.id] = (
                     verdict.coordination,

@@ -111,10 +111,18 @@ class Case:
             self._without_effect(event, error, claimant, ended)
             if error.reason == "equivocation":
                 self._window.collect(self.fold.intents())
+            self._settle(event, ended)
             return error.reason
+        self._settle(event, ended)
         self._in_force(event, control)
         self._window.collect(self.fold.intents())
         return ""
+
+    def _settle(self, event: LogEvent, before: LogEvent | None) -> None:
+        """What an ending rests on may arrive after it; then nothing is wrong with it."""
+        ended = self.fold.terminal
+        if ended is not None and ended is not before and ended is not event:
+            self.held = [each for each in self.held if each.event_id != ended.id.hex()]
 
     # Events in force --------------------------------------------------------------------------
 

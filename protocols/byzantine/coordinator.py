@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any
 
+from ...core.author import encode_body
 from ...core.envelope import MAX_REFS
 from ...core.errors import PeerProtocolError
 from ...core.kernel_events import (
@@ -35,16 +36,25 @@ from ...core.kernel_events import (
 )
 from ...core.machine import TERMINAL_KEY, After, Append, Context, Intent, LogEvent, decide
 from .accusations import Accusations
+from .endings import (
+    certificates_in,
+    failure_is_final,
+    is_decision_right,
+    is_fork_right,
+    is_timeout_right,
+    timed_out,
+)
 from .events import ABANDONED, DEADLINE_PASSED, SETTLE, VIEW_CHANGE
 from .execution import Decision
 from .fold import ByzantineFold
 from .forensics import culprits_of, proofs_in
-from .outcome import certificates, is_final, outcome
+from .outcome import certificates, outcome
 from .proofs import Proof
 
 SETTLE_MS = 1_000
 ABANDON_MS = 30_000
 EVIDENCE = "evidence.submitted"
+DECIDED = "coordination.decided"
 FAILED = "coordination.failed"
 CANCELLED = "coordination.cancelled"
 
@@ -163,7 +173,7 @@ class ByzantineCoordinator(ByzantineFold):
         may_time_out = self._abandoned and not self.is_decided
         if self._timeout is not None or not (may_time_out or self._may_time_out()):
             return
-        final = self.failure_is_final()
+        final = failure_is_final(self, self.deadlines)
         if final or self._settled or len(self.deadlines) == self.group.n:
             self._timeout = self._timed_out(final)
 
@@ -178,38 +188,37 @@ class ByzantineCoordinator(ByzantineFold):
                 body = CoordinationCancelled(cancel.reason)
                 self._decided = Append(TERMINAL_KEY, CANCELLED, body, refs)
                 return self._decided
-            result = outcome(
-                self.group, self.context.opened, self.executor, slot, self.requests.known()
-            )
             chain = [self.executor.decisions[s] for s in range(1, slot.sequence + 1)]
+            known = self.requests.known()
+            result = outcome(self.group, self.context.opened, self.executor, slot, chain[-1], known)
             self._decided = decide(result, self.decided_at, certificates(chain))
         return self._decided
 
-    def failure_is_final(self) -> bool:
-        """BYZ-22b over what this log shows."""
-        bound = [
-            author
-            for author, event in self.deadlines.items()
-            if self.chains[author].complete > event.event.header.author_seq
-        ]
-        return is_final(self.group, bound, (signers.keys() for _, signers in self.commits.items()))
-
     def _timed_out(self, final: bool) -> Append:
         silent = [each for each in self.group.replicas if each not in self.chains]
-        body = CoordinationFailed(
-            "timeout",
-            f"{len(self.deadlines)} replicas saw the time pass without a decision",
-            "See which replicas were silent; start again with a longer time or other replicas.",
-            {
-                "deadline_passed": sorted(self.deadlines),
-                "silent": silent,
-                "refused": dict(sorted(self.refusals.items())),
-                "insufficient_live_replicas": self.group.n - len(silent) < self.group.q,
-            },
-            final,
-        )
+        body = timed_out(self.group, self.deadlines, silent, self.refusals, final=final)
         refs = tuple(sorted(event.id for event in self.deadlines.values()))
         return Append(TERMINAL_KEY, FAILED, body, refs)
+
+    def supports(self, ending: LogEvent) -> bool:
+        """See :mod:`.endings`; a decision that is known beats every failure."""
+        if self._fork is not None:
+            return ending.type == FAILED and is_fork_right(self, ending)
+        if ending.type == FAILED:
+            return not self.is_decided and is_timeout_right(self, ending, abandoned=self._abandoned)
+        return self.is_decided and self._supports_decision(ending)
+
+    def _supports_decision(self, ending: LogEvent) -> bool:
+        slot, own = self.deciding, self._decision()
+        assert slot is not None
+        if ending.type != own.type:
+            return False
+        if ending.type == DECIDED:
+            return is_decision_right(self, slot, ending)
+        refs = ending.event.header.refs
+        named = certificates_in(self.store.get, self.group, refs, slot.sequence)
+        is_same = named is not None and [each.digest for each in named] == [slot.digest]
+        return is_same and encode_body(own.body) == ending.event.body
 
     def _forked(self, first: Decision, second: Decision) -> Append:
         """Fixed at the event that completed the fork; what comes later is left to the audit."""

@@ -59,10 +59,15 @@ def outcome(
     opened: CoordinationOpened,
     executor: Executor,
     slot: Executed,
+    decision: Decision,
     known: Iterable[bytes],
 ) -> ByzantineOutcome:
-    """The outcome decided by ``slot``, the first one in which a request took effect (BYZ-20)."""
-    decision = executor.decisions[slot.sequence]
+    """The outcome decided by ``slot``, the first one in which a request took effect (BYZ-20).
+
+    Args:
+        decision: the certificate of that slot to rest it on.
+        known: requests known when it was complete.
+    """
     chosen = slot.requests[0]
     operation = executor.operation(chosen)
     return ByzantineOutcome(

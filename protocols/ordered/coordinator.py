@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
+
 from ...core.author import encode_body
 from ...core.errors import PeerProtocolError
 from ...core.hashing import sha256
@@ -23,7 +25,7 @@ from ...core.machine import (
     Machine,
     ProtocolSpec,
 )
-from ..byzantine.coordinator import CANCELLED, ByzantineCoordinator
+from ..byzantine.coordinator import CANCELLED, DECIDED, ByzantineCoordinator
 from ..byzantine.events import CANCEL, DEADLINE_PASSED
 from .service import DecidedOrder, is_domain, service_context
 
@@ -103,6 +105,17 @@ class OrderedCoordinator(Machine):
                 continue
             yield intent
         yield from self.announcer.intents()
+
+    def supports(self, ending: LogEvent) -> bool:
+        """Whether it is the result of the decided order; only positions in the log may differ."""
+        verdict = self.announcer.verdict
+        if verdict is None or self.announcer.executor.fork is not None:
+            return self.announcer.supports(ending)
+        if verdict.type != DECIDED or ending.type != DECIDED:
+            return False
+        stated = ending.content.inputs_upto
+        body = msgspec.structs.replace(verdict.body, inputs_upto=stated)
+        return msgspec.structs.replace(verdict, body=body).matches(ending)
 
     def phase(self) -> str:
         """The protocol's phase, or ``halted`` after a fork."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 from ....core.coordination import Coordination
 from ....core.errors import PeerProtocolError
@@ -22,6 +23,8 @@ from .witness import Witness
 
 CANCEL = "coordination.cancel_requested"
 MAX_REREADS = 50
+_OWN_WORD = ("internal_error",)
+"""Failures that nobody but the coordinator vouches for."""
 
 
 def judge(seen: Observation, protocol: str) -> Iterator[str]:
@@ -35,7 +38,7 @@ def judge(seen: Observation, protocol: str) -> Iterator[str]:
         observed = fold.machine
         assert isinstance(observed, ByzantineFold)
         events = _events(seen.of(name), fold)
-        for check in (_certificates, _operations, _order, _nobody_accused):
+        for check in (_certificates, _operations, _order, _announcement, _nobody_accused):
             for message in check(seen, fold, observed, events):
                 yield f"{name}: {check.__name__.strip('_')}: {message}"
         if witness is not None:
@@ -121,6 +124,56 @@ def _order(
         yield f"another order of the same events decides {theirs} of {mine} slots"
 
 
+def _announcement(
+    seen: Observation, fold: Coordination, observed: ByzantineFold, events: list[LogEvent]
+) -> Iterator[str]:
+    """Whoever is shown the replicas' words in another order agrees with the coordinator's."""
+    ended = fold.terminal
+    if ended is None or fold.is_provisional or getattr(ended.content, "code", "") in _OWN_WORD:
+        return
+    other = observe_shuffled(seen, fold, random.Random(f"{seen.world.seed}/announcement"))
+    if other.terminal is not ended:
+        due = other.terminal.type if other.terminal else "none"
+        yield f"{ended.type} is in force, but {due} where events come in another order"
+
+
+def observe_shuffled(seen: Observation, fold: Coordination, rng: random.Random) -> Coordination:
+    """An observer of the same records, those of coordinators in order and all others anywhere."""
+    opened, control, said = False, [], []
+    first: list[LogEvent] = []
+    for verdict in seen.of(fold.id):
+        if verdict.event is None:
+            continue
+        if not opened:
+            first.append(verdict.event)
+            opened = verdict.event is fold.opened
+        elif verdict.record.subject.split(".", 5)[4] == "ctl":
+            control.append(verdict.event)
+        else:
+            said.append(verdict.event)
+    slots = [True] * len(control) + [False] * len(said)
+    rng.shuffle(slots)
+    rng.shuffle(said)
+    takes = {True: iter(control), False: iter(said)}
+    other = Coordination(fold.id, seen.world.protocols, seen.world.observer().keyring.public_key)
+    for event in (*first, *(next(takes[slot]) for slot in slots)):
+        _take(other, event)
+    by_id = {event.id: event for event in said}
+    for _ in range(MAX_REREADS):
+        wanted = other.machine.wanted() if other.machine is not None else frozenset()
+        found = [by_id[each] for each in sorted(wanted) if each in by_id]
+        if not found:
+            break
+        for event in found:
+            _take_again(other, event)
+    return other
+
+
+def _take_again(other: Coordination, event: LogEvent) -> None:
+    with suppress(PeerProtocolError):
+        other.fold_again(event)
+
+
 def fold_again(fold: Coordination, events: Iterable[LogEvent]) -> ByzantineReplica:
     """A watching machine after these events, read again as long as it wants some of them."""
     assert fold.opened is not None
@@ -142,7 +195,7 @@ def fold_again(fold: Coordination, events: Iterable[LogEvent]) -> ByzantineRepli
     return replica
 
 
-def _take(machine: ByzantineFold, event: LogEvent) -> None:
+def _take(machine: ByzantineFold | Coordination, event: LogEvent) -> None:
     try:
         machine.apply(event)
     except PeerProtocolError:

@@ -7,12 +7,13 @@ import pytest
 
 from mabeam.core.errors import MabeamError
 from mabeam.core.machine import LogEvent
-from mabeam.protocols.byzantine import ByzantineConfig, config, view_change
+from mabeam.protocols.byzantine import ByzantineConfig, config, endings, view_change
+from mabeam.protocols.byzantine.coordinator import ByzantineCoordinator
 from mabeam.protocols.byzantine.events import VIEW_CHANGE, NewViewSent, SlotProposal, ViewChangeSent
 from mabeam.protocols.byzantine.fold import ByzantineFold
 from mabeam.protocols.byzantine.replica import ByzantineReplica
 from mabeam.protocols.byzantine.votes import VoteBook
-from tests.protocols.byzantine import test_examples, test_rules
+from tests.protocols.byzantine import test_endings, test_examples, test_rules
 from tests.protocols.byzantine.network import Network, Node
 from tests.protocols.simple.test_mutants import Mutant, applied
 
@@ -96,6 +97,36 @@ MUTANTS = (
         "if each != primary]",
         "]",
     ),
+    Mutant(
+        "announced decision without a quorum",
+        endings.certificates_in,
+        "or len(signers) < group.q",
+        "",
+    ),
+    Mutant(
+        "announced decision counts a replica twice",
+        endings.certificates_in,
+        "signers != sorted(set(signers)) or",
+        "",
+    ),
+    Mutant(
+        "announced decision of commits of two views",
+        endings.certificates_in,
+        "or len(said) != 1",
+        "",
+    ),
+    Mutant(
+        "announced failure is final unproven",
+        endings.is_timeout_right,
+        "content.final and not failure_is_final(fold, deadlines)",
+        "False",
+    ),
+    Mutant(
+        "announced failure beats a decision",
+        ByzantineCoordinator.supports,
+        "not self.is_decided and",
+        "",
+    ),
 )
 
 
@@ -130,6 +161,17 @@ def check_a_forged_certificate_inside_a_new_view() -> None:
     assert view_change.check_new_view(bench.events.get, bench.group, body)[0].fault
 
 
+def check_announced_endings() -> None:
+    """An ending is right in any order of the log, and only if what it names gives it."""
+    decided = test_endings.seven_that_decided()
+    for change in test_endings.FALSE_DECISIONS:
+        test_endings.check_false_decision(decided, change)
+    for change in test_endings.FALSE_TIMEOUTS:
+        test_endings.check_false_timeout(change)
+    test_endings.check_decision_beats_failure(decided)
+    test_endings.test_commits_of_two_views_are_no_certificate()
+
+
 CHECKS = (
     *(
         value
@@ -139,6 +181,7 @@ CHECKS = (
     test_examples.test_example_5_one_committed_the_others_only_prepared,
     check_disjoint_halves,
     check_a_forged_certificate_inside_a_new_view,
+    check_announced_endings,
 )
 
 
