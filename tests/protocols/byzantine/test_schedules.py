@@ -1,4 +1,4 @@
-"""Agreement, validity, integrity and liveness over many seeds, sizes and adversaries (TST-4)."""
+"""Agreement, validity, integrity and liveness over many seeds, sizes and adversaries (TST-4, TST-6)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import pytest
 from tests.protocols.byzantine.adversaries import ADVERSARIES
 from tests.protocols.byzantine.worlds import SIZES, play, world
 
-SEEDS = 200
+SEEDS = 1_000
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("count", SIZES)
 @pytest.mark.parametrize("adversary", ["none", *ADVERSARIES])
 def test_schedules(adversary: str, count: int) -> None:
