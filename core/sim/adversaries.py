@@ -30,14 +30,14 @@ class EquivocatingVoter(DishonestAgent):
         for first, *others in await self.statements(fold):
             for append in (first, *others):
                 fork = append is not first and self.rng.random() < 0.5
-                number, previous = self._chains.get(coordination, (1, ZERO32))
+                number, previous = self.forger.chains.get(coordination, (1, ZERO32))
                 changes = {"author_seq": number - 1, "prev": ZERO32} if fork else {}
-                event = self.sign(
+                event = self.forger.sign(
                     coordination, fold.epoch, append.type, append.body, append.refs, **changes
                 )
                 await self.publish(event)
                 if fork:
-                    self._chains[coordination] = number, previous
+                    self.forger.chains[coordination] = number, previous
                 await asyncio.sleep(self.rng.choice((0.0, 0.01, 0.1, 2.0)))
 
 
@@ -54,7 +54,9 @@ class LateVoter(DishonestAgent):
             await asyncio.sleep(0.5)
         for append in (append for appends in said for append in appends):
             body, epoch = append.body, fold.epoch
-            await self.publish(self.sign(coordination, epoch, append.type, body, append.refs))
+            await self.publish(
+                self.forger.sign(coordination, epoch, append.type, body, append.refs)
+            )
 
 
 class _Watcher(DishonestAgent):
@@ -104,7 +106,9 @@ class Forger(_Watcher):
         epoch = fold.epoch if fold else b""
         kind = token.replace("_", ".", 1)
         number = self.rng.randrange(3)
-        return self.sign(coordination, epoch, kind, b"\x80", author=author, author_seq=number).wire
+        return self.forger.sign(
+            coordination, epoch, kind, b"\x80", author=author, author_seq=number
+        ).wire
 
 
 class Replayer(_Watcher):
@@ -134,7 +138,7 @@ class Flooder(DishonestAgent):
         for type_name, body, epoch in self._junk(coordination, fold.epoch):
             if not self.may_misbehave():
                 return
-            await self.publish(self.sign(coordination, epoch, type_name, body))
+            await self.publish(self.forger.sign(coordination, epoch, type_name, body))
             await asyncio.sleep(self.rng.choice((0.0, 0.02)))
 
     def _junk(self, coordination: str, epoch: bytes) -> Iterator[tuple[str, bytes, bytes]]:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import random
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
 from ..agent import answer
 from ..coordination import Coordination
-from ..envelope import VERSION, Event, Header, sign_event
+from ..envelope import Event
 from ..errors import LogError, PeerProtocolError
-from ..hashing import ZERO32, sha256
 from ..identity import Role
 from ..kernel_events import AgentRegistered
 from ..log import Submission
 from ..machine import Append, Ask
 from ..names import REGISTRY, EventClass
+from .forger import Forger
 from .nodes import MakeAgent, Node
 
 if TYPE_CHECKING:
@@ -52,41 +53,16 @@ class Adversary(Node):
         self.voices = voices
         self.rng = random.Random(f"{world.seed}/adversary/{id}")
         self.mischief = 0
-        self._chains: dict[str, tuple[int, bytes]] = {}
+
+    @cached_property
+    def forger(self) -> Forger:
+        """Signs for it; it is admitted after it was made."""
+        return Forger(self.id, self.key, self.clock_ns)
 
     def may_misbehave(self) -> bool:
         """Count one more act; false once there were enough."""
         self.mischief += 1
         return self.mischief <= MAX_MISCHIEF
-
-    def sign(
-        self,
-        coordination: str,
-        epoch: bytes,
-        type_name: str,
-        body: msgspec.Struct | bytes,
-        refs: tuple[bytes, ...] = (),
-        **changes: Any,
-    ) -> Event:
-        """The next event of its chain; ``changes`` replaces header fields, body bytes go as is."""
-        number, previous = self._chains.get(coordination, (0, ZERO32))
-        encoded = body if isinstance(body, bytes) else msgspec.msgpack.encode(body)
-        header = Header(
-            VERSION,
-            coordination,
-            epoch,
-            type_name,
-            self.id,
-            self.key.key_id,
-            number,
-            previous,
-            refs,
-            self.clock_ns(),
-            sha256(encoded),
-        )
-        event = sign_event(msgspec.structs.replace(header, **changes), encoded, self.key.secret_key)
-        self._chains[coordination] = event.header.author_seq + 1, event.id
-        return event
 
     async def publish(
         self, event: Event, event_class: EventClass = "pub", expected: int | None = None
@@ -106,7 +82,7 @@ class DishonestAgent(Adversary):
     async def announce(self) -> None:
         """Register, unless it is."""
         if self.world.observer().keyring.agent(self.id).registered is None:
-            event = self.sign(REGISTRY, b"", "agent.registered", AgentRegistered(self.id))
+            event = self.forger.sign(REGISTRY, b"", "agent.registered", AgentRegistered(self.id))
             while not await self.publish(event):
                 await asyncio.sleep(1)
 

@@ -48,14 +48,14 @@ class RogueCoordinator(Adversary):
     async def _steal(self, fold: Coordination) -> None:
         previous = fold.claim.id if fold.claim else ZERO32
         claim = CoordinationClaimed(fold.term + 1, previous)
-        event = self.sign(fold.id, fold.epoch, "coordination.claimed", claim)
+        event = self.forger.sign(fold.id, fold.epoch, "coordination.claimed", claim)
         await self.publish(event, "ctl", self._last_control(fold.id))
 
     async def _cheat(self, fold: Coordination) -> None:
         for kind, body, refs in list(self._lies(fold)):
             if self.rng.random() < 0.5 or not self.may_misbehave():
                 continue
-            event = self.sign(fold.id, fold.epoch, kind, body, refs)
+            event = self.forger.sign(fold.id, fold.epoch, kind, body, refs)
             await self.publish(event, "ctl", self._last_control(fold.id))
             await asyncio.sleep(self.rng.choice((0.0, 0.1)))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 from deployment import NODE, Deployment
-from hostile import Hostile
 from stored import forks, reasons, stored
 from voters import HeldVoter, Voter
 from waiting import wait_until_async
@@ -17,6 +17,7 @@ from mabeam.core.client import CoordinationFailedError
 from mabeam.core.errors import NotFoundError
 from mabeam.core.kernel_events import CoordinationFailed
 from mabeam.core.log import Submission
+from mabeam.core.sim.forger import Forger
 
 
 async def test_a_coordinator_that_changed_its_key_is_understood(tmp_path: Path) -> None:
@@ -47,8 +48,8 @@ async def test_a_revoked_coordinator_ends_nothing_for_a_client_that_had_trusted_
         await wait_until_async(lambda: held.asked == 1)
         await deployment.kill(host)
         fold = await client.read(name)
-        rogue = Hostile("coord-1", deployment.keys["coord-1"])
-        rogue._chains[name] = fold.chains.head("coord-1")[:2]
+        rogue = Forger("coord-1", deployment.keys["coord-1"], time.time_ns)
+        rogue.chains[name] = fold.chains.head("coord-1")[:2]
         await deployment.revoke("coord-1")
         body = CoordinationFailed("internal_error", "no")
         event = rogue.sign(name, fold.epoch, "coordination.failed", body)

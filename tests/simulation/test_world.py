@@ -145,7 +145,7 @@ async def test_protocols_add_adversaries() -> None:
 
         async def invited(self, coordination: str) -> None:
             fold = self.participant(coordination)
-            event = self.sign(coordination, fold.epoch, "simple.vote_cast", b"\x80")
+            event = self.forger.sign(coordination, fold.epoch, "simple.vote_cast", b"\x80")
             await self.publish(event)
 
     register(Mumbler)

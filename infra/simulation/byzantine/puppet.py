@@ -157,7 +157,7 @@ class Strings:
         kind, body, refs = statement
         name = self.coordination.id
         epoch = self.coordination.epoch if epoch is None else epoch
-        event = self.replica.sign(name, epoch, kind, body, refs)
+        event = self.replica.forger.sign(name, epoch, kind, body, refs)
         self._outgoing.put_nowait((event, delay_s))
         self._seen[event.id] = self.loop.time()
         return LogEvent(0, self.replica.clock_ns(), event, body)

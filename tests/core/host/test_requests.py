@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import msgspec
 import pytest
 from deployment import NODE, Deployment
 from faults import Faults, HandedRequest
-from hostile import Hostile, padded
 from stored import effective, forks, reasons, stored, terminals
 from voters import HeldVoter, Voter
 from waiting import wait_until_async
 
 from mabeam.core.kernel_events import CoordinationRequested, Invitee
 from mabeam.core.log import Submission
+from mabeam.core.sim.forger import Forger
 from mabeam.protocols.simple.events import VOTE_CAST, VoteCast
 from mabeam.protocols.simple.proposal import proposal_digest
 
@@ -24,6 +25,18 @@ CONFIG = {"proposal": 1, "rule": "unanimous"}
 
 def _vote(option: str, digest: bytes = proposal_digest(1)) -> VoteCast:
     return VoteCast(1, digest, option)
+
+
+def _padded(body: msgspec.Struct, size: int) -> bytes:
+    """An encoding of ``body`` of about ``size`` bytes: its first field over and over."""
+    fields = msgspec.structs.asdict(body)
+    name = next(iter(fields))
+    pair = msgspec.msgpack.encode(name) + msgspec.msgpack.encode(fields[name])
+    rest = b"".join(
+        msgspec.msgpack.encode(key) + msgspec.msgpack.encode(value) for key, value in fields.items()
+    )
+    repeats = size // len(pair)
+    return b"\xdf" + (repeats + len(fields)).to_bytes(4, "big") + pair * repeats + rest
 
 
 async def test_delivered_before_the_feed_shows_who_asks(tmp_path: Path) -> None:
@@ -47,7 +60,7 @@ async def test_votes_stored_before_the_request_mislead_nobody(tmp_path: Path) ->
     """A participant that guesses the id takes number 0 of its chain before anybody looks."""
     async with Deployment(tmp_path) as deployment:
         key = await deployment.admit("a-1", "agent")
-        early = Hostile("a-1", key).sign("daily", b"", VOTE_CAST, _vote("disagree"))
+        early = Forger("a-1", key, time.time_ns).sign("daily", b"", VOTE_CAST, _vote("disagree"))
         await deployment.connect("a-1").log.append(Submission(early, "pub", NODE))
         await deployment.coordinator("coord-1")
         await deployment.agent("a-1", Voter())
@@ -148,7 +161,7 @@ async def test_drained_coordinator_ends_what_it_has_and_takes_no_more(tmp_path: 
 
 async def _hostile_participant(
     deployment: Deployment, vote_timeout_ms: int = 20_000
-) -> tuple[Hostile, str]:
+) -> tuple[Forger, str]:
     """A coordination whose ballot is open, with a hostile participant ``bad``."""
     await deployment.agent("good", HeldVoter())
     await deployment.kill(await deployment.agent("bad", Voter()))
@@ -156,7 +169,7 @@ async def _hostile_participant(
     config = {**CONFIG, "vote_timeout_ms": vote_timeout_ms}
     name = await client.request("simple_consensus", config, ["bad", "good"])
     await wait_until_async(lambda: bool(stored(deployment, name, "simple.ballot_opened")))
-    return Hostile("bad", deployment.keys["bad"]), name
+    return Forger("bad", deployment.keys["bad"], time.time_ns), name
 
 
 async def _epoch(deployment: Deployment, name: str) -> bytes:
@@ -193,7 +206,7 @@ async def test_evidence_too_large_for_an_event_stops_nothing(tmp_path: Path) -> 
         bad, name = await _hostile_participant(deployment, 500)
         epoch, log = await _epoch(deployment, name), deployment.connect("bad").log
         for option in ("agree", "disagree"):
-            body = padded(_vote(option), 200_000)
+            body = _padded(_vote(option), 200_000)
             assert msgspec.msgpack.decode(body, type=VoteCast) == _vote(option)
             await log.append(Submission(bad.sign(name, epoch, VOTE_CAST, body), "pub", NODE))
         client = await deployment.client()

@@ -1,4 +1,4 @@
-"""Agreement, validity, integrity and liveness over many seeds, sizes and adversaries (TST-4, TST-6)."""
+"""Agreement, integrity and liveness over many seeds, sizes and adversaries (TST-4, TST-6)."""
 
 from __future__ import annotations
 
