@@ -6,6 +6,7 @@ A coordinator has no vote. It ends a coordination in one of these ways, all reco
 terminal                  when
 ========================= ==========================================================================
 decided                   an operation executed; the certificates are its refs (BYZ-21)
+decided{handed_over}      the requester's handover executed and its checkpoint is stable (BYZ-24)
 cancelled                 the requester's cancel executed first (BYZ-25)
 failed{fork_detected}     two digests committed for one slot (BYZ-9)
 failed{timeout, final}    f + 1 replicas signed the overall deadline and (all did, or the failure is
@@ -36,10 +37,10 @@ from ...core.kernel_events import (
 from ...core.machine import TERMINAL_KEY, After, Append, Context, Intent, LogEvent, decide
 from .accusations import Accusations
 from .events import ABANDONED, DEADLINE_PASSED, SETTLE, VIEW_CHANGE
-from .execution import Decision
+from .execution import Decision, Executed
 from .fold import ByzantineFold
 from .forensics import culprits_of, proofs_in
-from .outcome import certificates, is_final, outcome
+from .outcome import certificates, handover_outcome, is_final, outcome
 from .proofs import Proof
 
 SETTLE_MS = 1_000
@@ -178,12 +179,21 @@ class ByzantineCoordinator(ByzantineFold):
                 body = CoordinationCancelled(cancel.reason)
                 self._decided = Append(TERMINAL_KEY, CANCELLED, body, refs)
                 return self._decided
+            if self.is_stopped:
+                self._decided = self._handed_over(slot, self.decided_at)
+                return self._decided
             result = outcome(
                 self.group, self.context.opened, self.executor, slot, self.requests.known()
             )
             chain = [self.executor.decisions[s] for s in range(1, slot.sequence + 1)]
             self._decided = decide(result, self.decided_at, certificates(chain))
         return self._decided
+
+    def _handed_over(self, slot: Executed, decided_at: int) -> Append:
+        """The certificate of the last slot and the checkpoints: they vouch for all slots below."""
+        proof = self.checkpoints.proof
+        result = handover_outcome(self.group, self.context.opened, self.executor, slot, proof)
+        return decide(result, decided_at, (*result.commit_ids, *proof))
 
     def failure_is_final(self) -> bool:
         """BYZ-22b over what this log shows."""

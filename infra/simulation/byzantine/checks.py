@@ -128,7 +128,14 @@ def fold_again(fold: Coordination, events: Iterable[LogEvent]) -> ByzantineRepli
     machine = fold.machine
     assert isinstance(machine, ByzantineFold)
     context = Context(
-        fold.id, fold.epoch, fold.opened.id, opened, machine.config, "", machine.context.secret
+        fold.id,
+        fold.epoch,
+        fold.opened.id,
+        opened,
+        machine.config,
+        "",
+        machine.context.secret,
+        requester=machine.context.requester,
     )
     replica = ByzantineReplica(context)
     by_id = {event.id: event for event in events}
