@@ -62,6 +62,11 @@ class Link(msgspec.Struct, frozen=True):
     handover: Handover | None
     predecessor: Predecessor | None
 
+    @property
+    def is_alone(self) -> bool:
+        """It names no other coordination."""
+        return self.handover is None and self.predecessor is None
+
 
 def handover_of(terminal: LogEvent | None) -> Handover | None:
     """What a terminal event says about a successor; ``None`` if it names none."""
@@ -100,12 +105,13 @@ def contradiction(successor: Link, predecessor: Link) -> str:
     """What is wrong with a successor's claim, in words; empty if it is true.
 
     Args:
-        successor: claims a predecessor.
-        predecessor: the coordination it names.
+        successor: claims to go on from ``predecessor``.
+        predecessor: the coordination as it is.
     """
     claim, handover = successor.predecessor, predecessor.handover
-    assert claim is not None
     before = predecessor.coordination
+    if claim is None or claim.coordination != before:
+        return f"it does not claim to go on from {before!r}"
     if handover is None:
         return f"{before!r} was not handed over"
     if handover.successor != successor.coordination:

@@ -28,6 +28,7 @@ from .events import (
     REQUEST,
     UNIQUENESS,
     VIEW_CHANGE,
+    HandoverRequested,
 )
 from .execution import Executed
 from .slots import Proposal, Signed, SlotFold
@@ -45,6 +46,11 @@ class ByzantineFold(SlotFold):
             if request_id in done.requests:
                 return done
         return None
+
+    def is_asked_to_hand_over(self) -> bool:
+        """Whether the requester has asked for a handover, executed or not; for observers."""
+        known = map(self.requests.get, self.requests.known())
+        return any(each and isinstance(each.operation, HandoverRequested) for each in known)
 
     def phase(self) -> str:
         """``active``, ``changing``, ``handing_over``, ``decided`` or ``halted``."""
