@@ -9,10 +9,12 @@ from mabeam.core.errors import MabeamError
 from mabeam.core.machine import LogEvent
 from mabeam.protocols.byzantine import ByzantineConfig, config, view_change
 from mabeam.protocols.byzantine.events import VIEW_CHANGE, NewViewSent, SlotProposal, ViewChangeSent
+from mabeam.protocols.byzantine.execution import Executor
 from mabeam.protocols.byzantine.fold import ByzantineFold
 from mabeam.protocols.byzantine.replica import ByzantineReplica
+from mabeam.protocols.byzantine.requests import RequestPool
 from mabeam.protocols.byzantine.votes import VoteBook
-from tests.protocols.byzantine import test_examples, test_rules
+from tests.protocols.byzantine import test_examples, test_handover, test_rules
 from tests.protocols.byzantine.network import Network, Node
 from tests.protocols.simple.test_mutants import Mutant, applied
 
@@ -96,6 +98,30 @@ MUTANTS = (
         "if each != primary]",
         "]",
     ),
+    Mutant(
+        "executes after the stop sign",
+        Executor.step,
+        "or self.handover is not None",
+        "",
+    ),
+    Mutant(
+        "executes the rest of the handover's batch",
+        RequestPool.execute_batch,
+        "break",
+        "pass",
+    ),
+    Mutant(
+        "handover by anyone",
+        ByzantineFold._on_handover,
+        "event.author != self.context.requester",
+        "False",
+    ),
+    Mutant(
+        "handed over before the state is stable",
+        ByzantineFold._hand_over,
+        "self.is_stopped and is_stable",
+        "self.is_stopped",
+    ),
 )
 
 
@@ -137,6 +163,9 @@ CHECKS = (
         if name.startswith("test_") and name != "test_every_vote_is_signed_once"
     ),
     test_examples.test_example_5_one_committed_the_others_only_prepared,
+    test_handover.test_nothing_executes_behind_a_handover,
+    test_handover.test_only_the_requester_may_ask_and_only_for_a_service,
+    test_handover.test_the_checkpoint_is_due_at_once_and_nothing_else_is,
     check_disjoint_halves,
     check_a_forged_certificate_inside_a_new_view,
 )
