@@ -44,6 +44,8 @@ LANDS_S = 10.0
 
 LONG_MS = 600_000
 SUCCESSOR = "c-next"
+LATE = 100
+"""Numbers of the requests that crowd around a handover, above all others of their client."""
 POLL_S = 0.1
 
 _KINDS: tuple[Kind, ...] = (
@@ -188,10 +190,15 @@ class SimulatedByzantine(Simulation):
         await asyncio.sleep(first_s)
         if others and stranger:
             await submit(world, name, others[0], HANDOVER, HandoverRequested("theirs"))
-        if is_due:
-            await asyncio.sleep(then_s)
-            world.witnesses[self.protocol].handed_over.add(name)
-            await submit(world, name, requester, HANDOVER, HandoverRequested(SUCCESSOR))
+        if not is_due:
+            return
+        await asyncio.sleep(then_s)
+        world.witnesses[self.protocol].handed_over.add(name)
+        crowd: list[tuple[str, Body]] = [
+            (REQUEST, RequestSubmitted(LATE + at, at)) for at in range(rng.choice((0, 3, 6)))
+        ]
+        crowd.insert(rng.randint(0, len(crowd)), (HANDOVER, HandoverRequested(SUCCESSOR)))
+        await asyncio.gather(*(submit(world, name, requester, *each) for each in crowd))
 
     async def _executed(self, world: World, witness: Witness, name: str) -> None:
         """Wait until the replicas have done all they can, or should have."""

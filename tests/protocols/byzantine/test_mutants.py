@@ -157,15 +157,15 @@ def check_a_forged_certificate_inside_a_new_view() -> None:
 
 
 CHECKS = (
+    test_handover.test_nothing_executes_behind_a_handover,
+    test_handover.test_only_the_requester_may_ask_and_only_for_a_service,
+    test_handover.test_the_checkpoint_is_due_at_once_and_nothing_else_is,
     *(
         value
         for name, value in vars(test_rules).items()
         if name.startswith("test_") and name != "test_every_vote_is_signed_once"
     ),
     test_examples.test_example_5_one_committed_the_others_only_prepared,
-    test_handover.test_nothing_executes_behind_a_handover,
-    test_handover.test_only_the_requester_may_ask_and_only_for_a_service,
-    test_handover.test_the_checkpoint_is_due_at_once_and_nothing_else_is,
     check_disjoint_halves,
     check_a_forged_certificate_inside_a_new_view,
 )
