@@ -82,7 +82,8 @@ def wrong_checkpoint(
             again.step(slot, commit.content.batch_digest)
     except _NotGivenError:
         return None
-    is_due = last.content.sequence % group.interval == 0 or again.stopped_at == len(slots)
+    end = last.content.sequence
+    is_due = again.stopped_at == end if again.stopped_at else end % group.interval == 0
     if is_due and again.root == last.content.state_root:
         return None
     earlier = [each for each in checkpoints if each is not last]

@@ -283,8 +283,9 @@ def test_so_is_one_of_slots_behind_the_handover() -> None:
     late = service.request("a")
     one, two = service.commit(1, service.handover()), service.commit(2, late)
     digest = batch_digest(COORDINATION, (late.id,))
-    root = next_root(service.machine.executor.root, 2, digest, (late.id,))
-    assert _judged(service, "r0", 2, root, one[0], two[0])
+    root = service.machine.executor.root
+    assert _judged(service, "r0", 2, next_root(root, 2, digest, (late.id,)), one[0], two[0])
+    assert _judged(service, "r1", 2, root, one[0], two[0])
 
 
 # In a network ------------------------------------------------------------------------------------
