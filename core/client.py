@@ -77,7 +77,7 @@ class Decision(msgspec.Struct, frozen=True):
     opened: LogEvent
 
 
-class Executed(msgspec.Struct, Generic[Result], frozen=True):
+class Effect(msgspec.Struct, Generic[Result], frozen=True):
     """What became of an event a client submitted.
 
     Attributes:
@@ -355,7 +355,7 @@ class Client:
         type_name: str,
         make_body: Callable[[int], Body],
         result_of: Callable[[Coordination, bytes], Result | None],
-    ) -> Executed[Result]:
+    ) -> Effect[Result]:
         """:meth:`submit` an event and wait for its effect, in a successor if need be.
 
         What had not taken effect when a coordination was handed over never will; only then is it
@@ -377,7 +377,7 @@ class Client:
             event_id = await self.submit(fold.id, type_name, make_body)
             fold, result = await self._first(fold.id, partial(_about, result_of, event_id))
             if result is not None:
-                return Executed(fold.id, event_id, result)
+                return Effect(fold.id, event_id, result)
             coordination = fold.id
             self.author.forget(coordination)
             self._epochs.pop(coordination, None)

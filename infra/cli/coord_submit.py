@@ -11,7 +11,7 @@ from .invocation import Invocation, as_id, as_json, pass_invocation, print_json
 if TYPE_CHECKING:
     from ...core.client import Client
     from ...core.coordination import Coordination
-    from ...protocols.byzantine.execution import Executed as Slot
+    from ...protocols.byzantine.execution import Executed
 
 
 @click.command()
@@ -34,7 +34,7 @@ def submit(
     The replicas order it among all others; that it executed is concluded here from their commit
     certificates, not from anybody's answer.
     """
-    from ...core.client import Executed
+    from ...core.client import Effect
     from ...core.errors import UsageError
     from ...protocols.byzantine import ByzantineFold
     from ...protocols.byzantine.events import REQUEST, RequestSubmitted
@@ -43,11 +43,11 @@ def submit(
     def body(number: int) -> RequestSubmitted:
         return RequestSubmitted(number, json_or_text(operation))
 
-    def executed(fold: Coordination, request_id: bytes) -> Slot | None:
+    def executed(fold: Coordination, request_id: bytes) -> Executed | None:
         machine = fold.machine
         return machine.slot_of(request_id) if isinstance(machine, ByzantineFold) else None
 
-    async def work(client: Client) -> Executed[Slot | None]:
+    async def work(client: Client) -> Effect[Executed | None]:
         machine = (await client.read(coordination)).machine
         if not isinstance(machine, ByzantineFold) or machine.config.mode != "service":
             raise UsageError(
@@ -57,7 +57,7 @@ def submit(
         if wait:
             return await client.execute(coordination, REQUEST, body, executed)
         name = (await client.latest(coordination)).id
-        return Executed(name, await client.submit(name, REQUEST, body), None)
+        return Effect(name, await client.submit(name, REQUEST, body), None)
 
     done = invocation.with_client(as_id, work)
     slot = done.result.sequence if done.result else None

@@ -11,7 +11,7 @@ from deployment import Deployment
 
 from mabeam import Agent
 from mabeam.core.audit.verify import audit_log
-from mabeam.core.client import Client, CoordinationFailedError, Executed
+from mabeam.core.client import Client, CoordinationFailedError, Effect
 from mabeam.core.coordination import Coordination
 from mabeam.core.errors import UsageError, VerificationError
 from mabeam.core.kernel_events import Invitee
@@ -39,7 +39,7 @@ class Service:
         self.deployment = deployment
         self.client = client
 
-    async def execute(self, operation: str, name: str = "ledger") -> Executed[Slot]:
+    async def execute(self, operation: str, name: str = "ledger") -> Effect[Slot]:
         """Submit an operation and wait until it executed, wherever."""
         return await asyncio.wait_for(
             self.client.execute(
@@ -113,7 +113,7 @@ async def test_what_is_under_way_executes_exactly_once_somewhere(service: Servic
     others = await asyncio.gather(
         service.reconfigure(), *(service.execute(f"op-{number}") for number in range(12))
     )
-    done = [each for each in others if isinstance(each, Executed)]
+    done = [each for each in others if isinstance(each, Effect)]
     assert {each.coordination for each in done} <= {"ledger", "ledger-2"}
     both = [*await service.operations("ledger"), *await service.operations("ledger-2")]
     assert sorted(map(str, both)) == sorted(f"op-{number}" for number in range(12))
