@@ -10,14 +10,15 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from .admission import DEFAULT_CLOCK_SKEW_MS, MAX_NESTING, is_shallow
 from .author import Author
 from .coordination import Coordination
-from .errors import MabeamError, NotFoundError, PeerProtocolError, UsageError
+from .errors import MabeamError, NotFoundError, PeerProtocolError, UsageError, VerificationError
 from .host.registry import RegistryView
 from .kernel_events import (
     Body,
@@ -31,6 +32,7 @@ from .kernel_events import (
 from .log import Record, Submission
 from .machine import LogEvent, Protocols
 from .names import check_id
+from .succession import contradiction, link_of
 from .telemetry import NoTelemetry, logger
 from .transport import Transport
 
@@ -73,6 +75,20 @@ class Decision(msgspec.Struct, frozen=True):
     outcome: dict[str, Any]
     terminal: LogEvent
     opened: LogEvent
+
+
+class Effect(msgspec.Struct, Generic[Result], frozen=True):
+    """What became of an event a client submitted.
+
+    Attributes:
+        coordination: where it took effect: the one submitted to, or a successor of it.
+        event_id: the event that did.
+        result: what came of it.
+    """
+
+    coordination: str
+    event_id: bytes
+    result: Result
 
 
 class Step(msgspec.Struct, frozen=True):
@@ -254,13 +270,7 @@ class Client:
         if isinstance(content, CoordinationDecided):
             assert fold.opened is not None
             return Decision(coordination, content.outcome, fold.terminal, fold.opened)
-        if isinstance(content, CoordinationFailed):
-            raise CoordinationFailedError(
-                coordination, content.code, content.message, content.hint, content.details
-            )
-        raise CoordinationFailedError(
-            coordination, "cancelled", content.reason or "cancelled", "", {}
-        )
+        raise _failure(fold)
 
     async def decide(
         self,
@@ -334,18 +344,106 @@ class Client:
         Raises:
             CoordinationFailedError: it ended before.
         """
+        fold, result = await self._first(coordination, result_of)
+        if result is None:
+            raise _failure(fold)
+        return result
+
+    async def execute(
+        self,
+        coordination: str,
+        type_name: str,
+        make_body: Callable[[int], Body],
+        result_of: Callable[[Coordination, bytes], Result | None],
+    ) -> Effect[Result]:
+        """:meth:`submit` an event and wait for its effect, in a successor if need be.
+
+        What had not taken effect when a coordination was handed over never will; only then is it
+        submitted to the successor, as an event of its own. So it takes effect at most once.
+
+        Args:
+            coordination: its id, or that of a predecessor.
+            type_name, make_body: see :meth:`submit`.
+            result_of: what came of the event with an id, ``None`` as long as nothing did.
+
+        Raises:
+            CoordinationFailedError: it ended before, and nothing goes on in its place.
+            VerificationError: what goes by the successor's name is not it.
+        """
+        while True:
+            fold = await self.latest(coordination)
+            if fold.terminal is not None:
+                raise _failure(fold)
+            event_id = await self.submit(fold.id, type_name, make_body)
+            fold, result = await self._first(fold.id, partial(_about, result_of, event_id))
+            if result is not None:
+                return Effect(fold.id, event_id, result)
+            coordination = fold.id
+            self.author.forget(coordination)
+            self._epochs.pop(coordination, None)
+
+    async def latest(self, coordination: str) -> Coordination:
+        """What is stored of the last of a chain of successors; of the coordination itself, if it
+        was not handed over. Waits for a successor that is not open yet.
+
+        Raises:
+            NotFoundError: nothing is stored under that id.
+            CoordinationFailedError: a successor was refused.
+            VerificationError: what goes by a successor's name is not it.
+        """
+        fold = await self.read(coordination)
+        while (handover := link_of(fold).handover) is not None:
+            following, is_open = await self._first(handover.successor, _is_open)
+            if not is_open:
+                raise _failure(following)
+            wrong = contradiction(link_of(following), link_of(fold))
+            if wrong:
+                raise VerificationError(
+                    f"{following.id!r} is not the successor of {fold.id!r}: {wrong}",
+                    hint=f"See who asked for it: mabeam coord show {following.id}",
+                )
+            fold = await self.read(following.id)
+        return fold
+
+    async def _first(
+        self, coordination: str, result_of: Callable[[Coordination], Result | None]
+    ) -> tuple[Coordination, Result | None]:
+        """Follow until ``result_of`` the fold is not ``None``, or to the end."""
         await self._follow_registry()
         async with aclosing(self.transport.log.follow(coordination)) as records:
             async for step in self._steps(coordination, records):
                 result = result_of(step.coordination)
                 if result is not None:
-                    return result
-        raise CoordinationFailedError(coordination, "ended", "it ended before", "", {})
+                    return step.coordination, result
+        return step.coordination, None
 
     async def agents(self) -> RegistryView:
         """The registry, up to date."""
         await self.registry.load(self.transport.log)
         return self.registry
+
+
+def _is_open(fold: Coordination) -> bool | None:
+    return True if fold.opened is not None else None
+
+
+def _about(
+    result_of: Callable[[Coordination, bytes], Result | None], event_id: bytes, fold: Coordination
+) -> Result | None:
+    return result_of(fold, event_id)
+
+
+def _failure(fold: Coordination) -> CoordinationFailedError:
+    """Why nothing more comes of a coordination that ended."""
+    assert fold.terminal is not None
+    content = fold.terminal.content
+    if isinstance(content, CoordinationFailed):
+        return CoordinationFailedError(
+            fold.id, content.code, content.message, content.hint, content.details
+        )
+    if isinstance(content, CoordinationDecided):
+        return CoordinationFailedError(fold.id, "ended", "it ended before", "", {})
+    return CoordinationFailedError(fold.id, "cancelled", content.reason or "cancelled", "", {})
 
 
 async def _joined(first: Awaitable[Record], rest: AsyncIterator[Record]) -> AsyncIterator[Record]:

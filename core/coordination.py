@@ -297,6 +297,7 @@ class Coordination:
             self.author,
             self._secret,
             event.event.header.at_ns,
+            self.request.author if self.request else "",
         )
         factory = spec.participant if self.role == "participant" else spec.coordinator
         self.machine = factory(context)

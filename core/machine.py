@@ -161,6 +161,7 @@ class Context(msgspec.Struct, frozen=True):
         author: whose role this machine plays; empty for an observer.
         secret: 32 bytes for a label, unguessable outside and the same after a restart.
         opened_at_ns: the opener's clock at the opening; informative, as all clocks are.
+        requester: who asked for the coordination; empty where the request is not in view.
     """
 
     coordination: str
@@ -171,6 +172,7 @@ class Context(msgspec.Struct, frozen=True):
     author: str
     secret: Callable[[str], bytes]
     opened_at_ns: int = 0
+    requester: str = ""
 
     @property
     def participants(self) -> tuple[Participant, ...]:

@@ -9,6 +9,7 @@ from ..core.machine import LogEvent
 from ..protocols.byzantine.events import (
     CHECKPOINT,
     COMMIT,
+    HANDOVER,
     NEW_VIEW,
     PRE_PREPARE,
     PREPARE,
@@ -21,6 +22,7 @@ from ..protocols.simple.events import VOTE_CAST
 NOUNS = {
     VOTE_CAST: "vote",
     REQUEST: "request",
+    HANDOVER: "handover",
     PRE_PREPARE: "proposal",
     PREPARE: "prepare",
     COMMIT: "commit",

@@ -147,6 +147,11 @@ def in_words(explanation: Explanation) -> Iterator[str]:
     it = explanation
     yield f"{it.coordination}: {it.protocol}, {_verdict(it)}"
     yield f"asked by {it.requester} at {it.requested_at}{_proposal(it.config)}"
+    if before := it.config.get("predecessor"):
+        yield (
+            f"goes on from {before['coordination']} behind its slot {before['sequence']}, "
+            f"state {_cut(before['state_root'])}"
+        )
     for place, claim in enumerate(it.claims):
         verb = "coordinated by" if place == 0 else "taken over by"
         yield f"{verb} {claim.coordinator} (term {claim.term}) at {claim.at}"
@@ -232,6 +237,11 @@ def _verdict(it: Explanation) -> str:
     if it.ending_type == "coordination.cancelled":
         return "cancelled"
     outcome = it.ending.get("outcome") or {}
+    if "successor" in outcome:
+        return (
+            f"handed over to {outcome['successor']} at slot {outcome['sequence']}, "
+            f"state {_cut(outcome['state_root'])}"
+        )
     return f"decided: {outcome.get('decision', outcome.get('result', 'see the outcome'))}"
 
 
@@ -275,6 +285,10 @@ def _proposal(config: dict[str, Any]) -> str:
         return ""
     text = json.dumps(config["proposal"], ensure_ascii=False)
     return f": {text if len(text) <= 200 else text[:197] + '...'}"
+
+
+def _cut(digest: str) -> str:
+    return digest[:12]
 
 
 def _first(steps: Sequence[Step], type: str) -> Step | None:

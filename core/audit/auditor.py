@@ -16,8 +16,9 @@ from ..kernel_events import build_catalog
 from ..log import Record
 from ..machine import LogEvent, Protocols
 from ..names import REGISTRY
+from ..succession import link_of
 from .case import Case
-from .doubt import Summary, is_unreproduced, resolve
+from .doubt import Summary, is_unreproduced, resolve, resolve_link
 from .findings import Ending, Finding, Findings, Report, ending_of
 from .intake import Intake, Scope
 from .omissions import MAX_FORGED_KEPT, Forged, damaged, forged, gap_finding
@@ -196,6 +197,7 @@ class Auditor:
 
     def _summary(self, case: Case) -> Summary:
         whole = self._scope == "log" and not self._intake.holes
+        link = link_of(case.fold)
         return Summary(
             case.first,
             case.digest,
@@ -203,6 +205,7 @@ class Auditor:
             case.fold.terminal.type if case.fold.terminal else "",
             tuple(case.omissions(whole_log=whole)),
             tuple(case.held),
+            None if link.is_alone else link,
         )
 
     # Reporting --------------------------------------------------------------------------------
@@ -221,11 +224,14 @@ class Auditor:
         if head is not None and self.position < head:
             message = f"the log ends at {self.position}, but reached {head} before"
             self.damaged("truncated_log", message)
-        summaries = [*self._forgotten.values(), *map(self._summary, self._cases.values())]
-        doubt = self._registry_doubt(summaries)
+        held = {id: self._summary(case) for id, case in self._cases.items()}
+        summaries = {**self._forgotten, **held}
+        holes, whole = self._intake.holes, self._scope == "log"
+        doubt = self._registry_doubt(summaries.values())
         endings: Counter[str] = Counter()
-        for summary in summaries:
-            for finding in resolve(summary, self._intake.holes, doubt):
+        for summary in summaries.values():
+            linked = resolve_link(summary, summaries, holes, doubt, whole_log=whole)
+            for finding in (*resolve(summary, holes, doubt), *linked):
                 self.findings.add(finding)
             if summary.requested:
                 endings[summary.ending.removeprefix("coordination.") or "open"] += 1
@@ -244,7 +250,7 @@ class Auditor:
             ending=self._ending(single),
         )
 
-    def _registry_doubt(self, summaries: list[Summary]) -> str:
+    def _registry_doubt(self, summaries: Iterable[Summary]) -> str:
         """Report what is missing from the registry; what that leaves open, or an empty string."""
         gaps = self.registry.chains.gaps() if self._registry_gaps else []
         for gap in gaps:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import msgspec
 
+from ..succession import Link
 from .findings import Finding
+from .links import check_link
 
 _UNREPRODUCED = frozenset({"snapshot_mismatch", "registry_incomplete"})
 """Findings about a registry that is not the one the coordinator saw."""
@@ -25,6 +27,7 @@ class Summary(msgspec.Struct, frozen=True):
         ending: type of its terminal event in force, or empty.
         omissions: what is missing from it.
         held: findings that stand unless something missing could explain them.
+        link: what it says about other coordinations, ``None`` if it names none.
     """
 
     first: int
@@ -33,6 +36,7 @@ class Summary(msgspec.Struct, frozen=True):
     ending: str
     omissions: tuple[Finding, ...] = ()
     held: tuple[Finding, ...] = ()
+    link: Link | None = None
 
 
 def is_unreproduced(summary: Summary) -> bool:
@@ -53,8 +57,38 @@ def resolve(
     yield from summary.omissions
     doubt = _doubt(summary, holes) or registry_doubt
     for finding in summary.held:
-        accuses = bool(finding.culprit) and finding.code not in _CERTAIN
-        yield _in_doubt(finding, doubt) if doubt and accuses else finding
+        yield _doubted(finding, doubt)
+
+
+def resolve_link(
+    summary: Summary,
+    summaries: Mapping[str, Summary],
+    holes: Sequence[tuple[int, int]],
+    registry_doubt: str,
+    *,
+    whole_log: bool,
+) -> Iterator[Finding]:
+    """The finding about the predecessor a coordination claims, once everything has been read.
+
+    Args:
+        summaries: all coordinations read, by id.
+        summary, holes, registry_doubt: see :func:`resolve`.
+        whole_log: every record of the log was read.
+    """
+    if summary.link is None or summary.link.predecessor is None:
+        return
+    name = summary.link.predecessor.coordination
+    before = summaries.get(name)
+    link = (before.link or Link(name, None, b"", None, None)) if before is not None else None
+    finding = check_link(summary.link, link, whole_log=whole_log)
+    if finding is not None:
+        doubts = (_doubt(each, holes) for each in (summary, before) if each is not None)
+        yield _doubted(finding, next(filter(None, doubts), registry_doubt))
+
+
+def _doubted(finding: Finding, doubt: str) -> Finding:
+    accuses = bool(finding.culprit) and finding.code not in _CERTAIN
+    return _in_doubt(finding, doubt) if doubt and accuses else finding
 
 
 def _doubt(summary: Summary, holes: Sequence[tuple[int, int]]) -> str:

@@ -17,6 +17,7 @@ What makes an audit fail (``wrong``):
   events do not give;
 * ``snapshot_mismatch``, ``order_mismatch``: it saw another registry, or counted the same events
   in another order; the log may be at fault, so nobody is accused;
+* ``false_predecessor``: a service that claims to go on from another whose end gives something else;
 * ``not_intended``, ``false_notice``: a coordinator's act its machine did not intend, a verdict
   the fold did not give; likewise acts that the fold refuses with evidence (``wrong_tally``).
 
@@ -30,7 +31,8 @@ What is contained (``warning``): equivocators with their proofs (E1, E4, E7), ac
 chains that name a predecessor which is not there (``broken_chain``), forged records without
 effect, deadlines early by the signer's clock (COM-7), snapshots overtaken by a revocation,
 failures and answers that only the coordinator can know, internal errors reported where the result
-had been reached (``suppressed_result``). Records without effect are no failure: they are counted
+had been reached (``suppressed_result``), predecessors that are not among what was read
+(``unchecked_predecessor``). Records without effect are no failure: they are counted
 by reason. A coordination without an ending is counted as open.
 
 What no audit of a log can show: that the log's operator delayed or dropped a record that nothing

@@ -210,7 +210,16 @@ def _context(
         ) from None
     plain = msgspec.to_builtins(config, builtin_types=(bytes,))
     altered = msgspec.structs.replace(opened, config=plain, participants=members)
-    return Context(fold.id, fold.epoch, fold.opened.id, altered, config, "", _no_secret)
+    return Context(
+        fold.id,
+        fold.epoch,
+        fold.opened.id,
+        altered,
+        config,
+        "",
+        _no_secret,
+        requester=fold.request.author if fold.request else "",
+    )
 
 
 def _parse(text: str, kind: Any) -> Any:

@@ -9,6 +9,7 @@ import click
 
 from .coord_diagram import diagram
 from .coord_reading import export, replay, show, watch
+from .coord_reconfigure import reconfigure
 from .coord_submit import submit
 from .invocation import Invocation, as_id, as_json, pass_invocation, print_json, print_table
 
@@ -21,10 +22,10 @@ _COLUMNS = ("coordination", "protocol", "status", "decision", "requester", "coor
 
 @click.group("coord")
 def coord_command() -> None:
-    """Start, see, follow, explain, feed, export and cancel coordinations."""
+    """Start, see, follow, explain, feed, hand over, export and cancel coordinations."""
 
 
-for _command in (show, watch, replay, diagram, export, submit):
+for _command in (show, watch, replay, diagram, export, submit, reconfigure):
     coord_command.add_command(_command)
 
 

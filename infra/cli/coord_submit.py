@@ -34,32 +34,43 @@ def submit(
     The replicas order it among all others; that it executed is concluded here from their commit
     certificates, not from anybody's answer.
     """
+    from ...core.client import Effect
     from ...core.errors import UsageError
     from ...protocols.byzantine import ByzantineFold
     from ...protocols.byzantine.events import REQUEST, RequestSubmitted
     from ..requesting import json_or_text
 
-    async def work(client: Client) -> tuple[bytes, Executed | None]:
+    def body(number: int) -> RequestSubmitted:
+        return RequestSubmitted(number, json_or_text(operation))
+
+    def executed(fold: Coordination, request_id: bytes) -> Executed | None:
+        machine = fold.machine
+        return machine.slot_of(request_id) if isinstance(machine, ByzantineFold) else None
+
+    async def work(client: Client) -> Effect[Executed | None]:
         machine = (await client.read(coordination)).machine
         if not isinstance(machine, ByzantineFold) or machine.config.mode != "service":
             raise UsageError(
                 f"{coordination!r} is no service of replicas",
                 hint="Start one: mabeam coord start byzantine_consensus -s mode=service -p …",
             )
-        request_id = await client.submit(
-            coordination, REQUEST, lambda number: RequestSubmitted(number, json_or_text(operation))
-        )
+        if wait:
+            return await client.execute(coordination, REQUEST, body, executed)
+        name = (await client.latest(coordination)).id
+        return Effect(name, await client.submit(name, REQUEST, body), None)
 
-        def executed(fold: Coordination) -> Executed | None:
-            machine = fold.machine
-            return machine.slot_of(request_id) if isinstance(machine, ByzantineFold) else None
-
-        return request_id, await client.until(coordination, executed) if wait else None
-
-    request_id, done = invocation.with_client(as_id, work)
-    slot = done.sequence if done else None
+    done = invocation.with_client(as_id, work)
+    slot = done.result.sequence if done.result else None
     if as_json:
-        root = done.root.hex() if done else None
-        print_json({"request_id": request_id.hex(), "slot": slot, "state_root": root})
+        document = {
+            "coordination": done.coordination,
+            "request_id": done.event_id.hex(),
+            "slot": slot,
+            "state_root": done.result.root.hex() if done.result else None,
+        }
+        print_json(document)
+    elif slot is None:
+        click.echo(done.event_id.hex())
     else:
-        click.echo(request_id.hex() if slot is None else f"executed in slot {slot}")
+        place = "" if done.coordination == coordination else f" of {done.coordination}"
+        click.echo(f"executed in slot {slot}{place}")

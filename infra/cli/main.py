@@ -25,7 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("agent", "Run agents; see who takes part."),
     "coordinator": ("coordinator", "Run a coordinator."),
     "projector": ("projector", "Run the projector, which writes the log into SQL."),
-    "coord": ("coord", "Start, see, follow, explain, export and cancel coordinations."),
+    "coord": ("coord", "Start, see, follow, explain, hand over, export and cancel coordinations."),
     "audit": ("audit", "Verify decisions from the log, a bundle or the mirror."),
     "projection": ("projection", "See, rebuild and compare the projections."),
     "db": ("db", "Upgrade, query and document the database."),

@@ -40,7 +40,7 @@ WORDINGS: Mapping[str, Wording] = {
     "coordination.decided": Wording(
         "decided[: {outcome.decision}][: {outcome.proposal:json}]"
         "[, {outcome.vote_ratio_ppm:percent} of the weight]"
-        "[, view {outcome.view}, slot {outcome.sequence}]",
+        "[: handed over to {outcome.successor}][, view {outcome.view}, slot {outcome.sequence}]",
         "ending",
     ),
     "coordination.failed": Wording("failed: {code}[ ({final:final})][: {message}]", "ending"),
@@ -67,6 +67,7 @@ WORDINGS: Mapping[str, Wording] = {
     ),
     "simple.ballot_closed": Wording("closes ballot {ballot}: {decision}"),
     "byzantine.request_submitted": Wording("request {client_seq}: {operation:json}"),
+    "byzantine.handover_requested": Wording("asks to hand it over to {successor}"),
     "byzantine.pre_prepare_sent": Wording(
         "pre-prepare v{view} s{sequence} {batch_digest:digest}, {request_ids:count} in the batch"
     ),

@@ -8,7 +8,7 @@ from .coordinator import ByzantineCoordinator
 from .events import BYZANTINE_EVENT_TYPES, ProposalRequest, Verdict
 from .fold import ByzantineFold
 from .forensics import Forensics, analyse, culprits_of
-from .outcome import ByzantineOutcome
+from .outcome import ByzantineOutcome, HandoverOutcome
 from .proofs import PROOF_RULES, Proof, is_proof, submission
 from .replica import ByzantineReplica
 
@@ -33,6 +33,7 @@ __all__ = [
     "ByzantineOutcome",
     "Forensics",
     "Group",
+    "HandoverOutcome",
     "Proof",
     "ProposalRequest",
     "Verdict",

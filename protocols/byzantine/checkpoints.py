@@ -25,6 +25,10 @@ class CheckpointBook:
         self._quorum = quorum
         self._votes = VoteBook()
 
+    def signers(self, sequence: int, root: bytes) -> set[str]:
+        """Who has reported this state, unless it is stable already."""
+        return set(self._votes.signers((0, sequence, root)))
+
     def add(self, sequence: int, root: bytes, signer: str, event_id: bytes) -> bool:
         """Count a checkpoint; whether it made a higher one stable."""
         if sequence <= self.stable:

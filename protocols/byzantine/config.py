@@ -17,8 +17,9 @@ from ...core.errors import ConfigError, InvalidFieldError, PeerProtocolError
 from ...core.kernel_events import MAX_REPLICAS, CoordinationOpened, FaultTolerance, Participant
 from ...core.machine import Context
 from ...core.ordering import resolve_faults
+from ...core.succession import Predecessor
 from ..tolerance import replica_quorum
-from .digests import encode_operation
+from .digests import GENESIS_ROOT, encode_operation
 
 MODES = ("single", "service")
 PROPOSERS = ("requester", "participants")
@@ -42,6 +43,7 @@ class ByzantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_inflight: slots proposed and not executed; L if unset.
         batch_max_requests, batch_max_bytes, batch_delay_ms: the first reached closes a batch.
         rotation_slots: slots after which the primary is changed; 0 is never.
+        predecessor: the service whose state this one starts from, if any; ``service`` only.
     """
 
     proposal: Any = None
@@ -56,6 +58,7 @@ class ByzantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_max_bytes: int = 1 << 20
     batch_delay_ms: int = 50
     rotation_slots: int = 0
+    predecessor: Predecessor | msgspec.UnsetType = msgspec.UNSET
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -63,6 +66,8 @@ class ByzantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.proposers not in PROPOSERS:
             raise InvalidFieldError("proposers", f"one of {', '.join(PROPOSERS)}", self.proposers)
         _check_proposal(self)
+        if self.predecessor and self.mode == "single":
+            raise InvalidFieldError("predecessor", "left out in single mode", "given")
         check_bounds("f", self.f, 0, (MAX_REPLICAS - 1) // 3)
         check_bounds("view_timeout_ms", self.view_timeout_ms, 100, 600_000)
         check_bounds("checkpoint_interval", self.checkpoint_interval, 1, MAX_INTERVAL)
@@ -137,6 +142,7 @@ class Group(msgspec.Struct, frozen=True):
         interval: K.
         proposal_id: id under which the requester's own operation counts as a request; empty if the
             configuration holds none.
+        genesis: state root before the first slot.
     """
 
     coordination: str
@@ -146,6 +152,7 @@ class Group(msgspec.Struct, frozen=True):
     window: int
     interval: int
     proposal_id: bytes = b""
+    genesis: bytes = GENESIS_ROOT
 
     @property
     def n(self) -> int:
@@ -174,6 +181,7 @@ def group_of(
         config.window,
         config.checkpoint_interval,
         own,
+        config.predecessor.state_root if config.predecessor else GENESIS_ROOT,
     )
 
 

@@ -6,6 +6,7 @@ A coordinator has no vote. It ends a coordination in one of these ways, all reco
 terminal                  when
 ========================= ==========================================================================
 decided                   an operation executed; the certificates are its refs (BYZ-21)
+decided{handed_over}      the requester's handover executed and its checkpoint is stable (BYZ-24)
 cancelled                 the requester's cancel executed first (BYZ-25)
 failed{fork_detected}     two digests committed for one slot (BYZ-9)
 failed{timeout, final}    f + 1 replicas signed the overall deadline and (all did, or the failure is
@@ -41,14 +42,15 @@ from .endings import (
     failure_is_final,
     is_decision_right,
     is_fork_right,
+    is_handover_right,
     is_timeout_right,
     timed_out,
 )
 from .events import ABANDONED, DEADLINE_PASSED, SETTLE, VIEW_CHANGE
-from .execution import Decision
+from .execution import Decision, Executed
 from .fold import ByzantineFold
 from .forensics import culprits_of, proofs_in
-from .outcome import certificates, outcome
+from .outcome import certificates, handover_outcome, outcome
 from .proofs import Proof
 
 SETTLE_MS = 1_000
@@ -188,11 +190,22 @@ class ByzantineCoordinator(ByzantineFold):
                 body = CoordinationCancelled(cancel.reason)
                 self._decided = Append(TERMINAL_KEY, CANCELLED, body, refs)
                 return self._decided
+            if self.is_stopped:
+                self._decided = self._handed_over(slot, self.decided_at)
+                return self._decided
             chain = [self.executor.decisions[s] for s in range(1, slot.sequence + 1)]
             known = self.requests.known()
             result = outcome(self.group, self.context.opened, self.executor, slot, chain[-1], known)
             self._decided = decide(result, self.decided_at, certificates(chain))
         return self._decided
+
+    def _handed_over(self, slot: Executed, decided_at: int) -> Append:
+        """The certificate of the last slot and the checkpoints: they vouch for all slots below."""
+        decision, proof = self.executor.decisions[slot.sequence], self.checkpoints.proof
+        opened, asked = self.context.opened, self.executor.handover
+        assert asked is not None
+        result = handover_outcome(self.group, opened, asked, slot, decision, proof)
+        return decide(result, decided_at, (*result.commit_ids, *proof))
 
     def _timed_out(self, final: bool) -> Append:
         silent = [each for each in self.group.replicas if each not in self.chains]
@@ -214,7 +227,8 @@ class ByzantineCoordinator(ByzantineFold):
         if ending.type != own.type:
             return False
         if ending.type == DECIDED:
-            return is_decision_right(self, slot, ending)
+            is_right = is_handover_right if self.is_stopped else is_decision_right
+            return is_right(self, slot, ending)
         refs = ending.event.header.refs
         named = certificates_in(self.store.get, self.group, refs, slot.sequence)
         is_same = named is not None and [each.digest for each in named] == [slot.digest]

@@ -16,7 +16,7 @@ import msgspec
 from ...core.hashing import ZERO32, sha256, tagged_hash
 
 GENESIS_ROOT = ZERO32
-"""State root before the first slot."""
+"""State root before the first slot of a service that goes on from no other."""
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 

@@ -4,7 +4,8 @@ Which commits complete a certificate first, which requests and deadlines were kn
 which replicas were silent depends on the order in which the log shows events, and an untrusted log
 may show every reader another order. What must hold does not: a decision rests on a commit
 certificate of its slot and of all slots below (BYZ-21), a time-out on f + 1 deadlines (BYZ-22a),
-its finality on chains that are complete up to them (BYZ-22b), a fork on two certificates (BYZ-9).
+its finality on chains that are complete up to them (BYZ-22b), a fork on two certificates (BYZ-9), a
+handover on the certificate of the last slot and q checkpoints behind it (BYZ-24).
 
 Each function answers ``True`` if the ending is right and ``False`` if that cannot be told from the
 events at hand; later ones may tell.
@@ -21,11 +22,11 @@ from ...core.kernel_events import CoordinationFailed
 from ...core.machine import LogEvent, decide
 from .certificates import Lookup
 from .config import Group
-from .events import COMMIT, DEADLINE_PASSED, OVERALL
+from .events import CHECKPOINT, COMMIT, DEADLINE_PASSED, OVERALL
 from .execution import Decision, Executed
 from .fold import ByzantineFold
 from .forensics import culprits_of
-from .outcome import certificates, is_final, outcome
+from .outcome import certificates, handover_outcome, is_final, outcome
 
 TIMEOUT_HINT = "See which replicas were silent; start again with a longer time or other replicas."
 
@@ -73,6 +74,32 @@ def is_decision_right(fold: ByzantineFold, slot: Executed, ending: LogEvent) -> 
         return False
     result = outcome(fold.group, fold.context.opened, executor, slot, chain[-1], others)
     return decide(result, ending.content.inputs_upto, certificates(chain)).matches(ending)
+
+
+def is_handover_right(fold: ByzantineFold, slot: Executed, ending: LogEvent) -> bool:
+    """Whether it names a certificate of the last slot, and q checkpoints of the state after it."""
+    refs, asked = ending.event.header.refs, fold.executor.handover
+    places = [at for at, each in enumerate(refs) if _is_checkpoint(fold.store.get(each), slot)]
+    first = len(refs) - len(places)
+    if asked is None or places != list(range(first, len(refs))):
+        return False
+    named = certificates_in(fold.store.get, fold.group, refs[:first], slot.sequence)
+    signers = [event.author for event in map(fold.store.get, refs[first:]) if event is not None]
+    if not named or len(named) > 1 or named[0].digest != slot.digest:
+        return False
+    if signers != sorted(set(signers)) or len(signers) < fold.group.q:
+        return False
+    if not set(signers) <= set(fold.group.replicas):
+        return False
+    opened, stated = fold.context.opened, ending.content.inputs_upto
+    result = handover_outcome(fold.group, opened, asked, slot, named[0], refs[first:])
+    return decide(result, stated, refs).matches(ending)
+
+
+def _is_checkpoint(event: LogEvent | None, slot: Executed) -> bool:
+    if event is None or event.type != CHECKPOINT:
+        return False
+    return bool((event.content.sequence, event.content.state_root) == (slot.sequence, slot.root))
 
 
 def timed_out(

@@ -13,7 +13,7 @@ import msgspec
 
 from ...core.envelope import Bytes32, Natural
 from ...core.kernel_events import Body, EventType, ShortText, event_type
-from ...core.names import AgentId
+from ...core.names import AgentId, CoordinationId
 
 REQUEST = "byzantine.request_submitted"
 PRE_PREPARE = "byzantine.pre_prepare_sent"
@@ -26,6 +26,7 @@ REPLY = "byzantine.reply_sent"
 REFUSED = "byzantine.proposal_refused"
 DEADLINE_PASSED = "deadline.passed"
 CANCEL = "coordination.cancel_requested"
+HANDOVER = "byzantine.handover_requested"
 
 OVERALL = "overall"
 """Name of the deadline that replicas sign (BYZ-22)."""
@@ -55,6 +56,12 @@ class RequestSubmitted(Body, frozen=True):
 
     client_seq: Natural
     operation: Any
+
+
+class HandoverRequested(Body, frozen=True):
+    """The requester of a service asks that ``successor`` goes on in its place (BYZ-24)."""
+
+    successor: CoordinationId
 
 
 class PrePrepareSent(Body, frozen=True):
@@ -155,6 +162,7 @@ _VOTE_KEY = ("view", "sequence")
 
 BYZANTINE_EVENT_TYPES: tuple[EventType, ...] = (
     EventType(REQUEST, RequestSubmitted, frozenset({"pub"}), ("client_seq",), open_to_clients=True),
+    EventType(HANDOVER, HandoverRequested, frozenset({"pub"}), open_to_clients=True),
     event_type(PRE_PREPARE, PrePrepareSent, "pub", uniqueness=_VOTE_KEY),
     event_type(PREPARE, PrepareSent, "pub", uniqueness=_VOTE_KEY),
     event_type(COMMIT, CommitSent, "pub", uniqueness=_VOTE_KEY),

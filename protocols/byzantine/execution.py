@@ -13,7 +13,8 @@ from typing import Any
 import msgspec
 
 from .config import Group
-from .digests import GENESIS_ROOT, next_root, null_digest
+from .digests import next_root, null_digest
+from .events import HandoverRequested
 from .requests import RequestPool
 
 
@@ -51,7 +52,7 @@ class Executor:
         self.decisions: dict[int, Decision] = {}
         self.executed = 0
         self.log: list[Executed] = []
-        self.root = GENESIS_ROOT
+        self.root = group.genesis
         self.fork: tuple[Decision, Decision] | None = None
         self.batches: dict[bytes, tuple[bytes, ...]] = {}
         self._batch_at: dict[bytes, int] = {}
@@ -77,8 +78,17 @@ class Executor:
             self.batches[digest] = request_ids
             self._batch_at[digest] = max(sequence, self._batch_at.get(digest, 0))
 
+    @property
+    def handover(self) -> HandoverRequested | None:
+        """The handover in the last executed slot: none executes after it (BYZ-24)."""
+        ending = self._requests.ending
+        operation = ending.operation if ending is not None else None
+        return operation if isinstance(operation, HandoverRequested) else None
+
     def missing(self) -> set[bytes]:
         """Ids of requests that the next slot waits for."""
+        if self.handover is not None:
+            return set()
         decision = self.decisions.get(self.executed + 1)
         ids = self.batch(decision.sequence, decision.digest) if decision else None
         return {each for each in ids or () if each not in self._requests}
@@ -94,7 +104,7 @@ class Executor:
         """Execute the next slot, if it is decided and everything in it is at hand."""
         sequence = self.executed + 1
         decision = self.decisions.get(sequence)
-        if decision is None or self.fork is not None:
+        if decision is None or self.fork is not None or self.handover is not None:
             return None
         ids = self.batch(sequence, decision.digest)
         if ids is None:
@@ -102,9 +112,7 @@ class Executor:
         found = [self._requests.get(each) for each in ids]
         if any(request is None for request in found):
             return None
-        effective = tuple(
-            request.id for request in found if request and self._requests.execute(request)
-        )
+        effective = self._requests.execute_batch(request for request in found if request)
         self.root = next_root(self.root, sequence, decision.digest, effective)
         done = Executed(sequence, decision.digest, effective, self.root)
         self.log.append(done)

@@ -19,6 +19,7 @@ from .events import (
     CHECKPOINT,
     COMMIT,
     DEADLINE_PASSED,
+    HANDOVER,
     NEW_VIEW,
     OVERALL,
     PRE_PREPARE,
@@ -27,6 +28,7 @@ from .events import (
     REQUEST,
     UNIQUENESS,
     VIEW_CHANGE,
+    HandoverRequested,
 )
 from .execution import Executed
 from .slots import Proposal, Signed, SlotFold
@@ -45,16 +47,23 @@ class ByzantineFold(SlotFold):
                 return done
         return None
 
+    def is_asked_to_hand_over(self) -> bool:
+        """Whether the requester has asked for a handover, executed or not; for observers."""
+        known = map(self.requests.get, self.requests.known())
+        return any(each and isinstance(each.operation, HandoverRequested) for each in known)
+
     def phase(self) -> str:
-        """``active``, ``changing``, ``decided`` or ``halted``."""
+        """``active``, ``changing``, ``handing_over``, ``decided`` or ``halted``."""
         if self.executor.fork is not None:
             return "halted"
         if self.is_decided:
             return "decided"
+        if self.is_stopped:
+            return "handing_over"
         return "active" if self.views.is_active else "changing"
 
     def waiting_for(self) -> tuple[str, ...]:
-        """Replicas whose vote for the next slot, or whose view change, is not there yet."""
+        """Replicas whose vote for the next slot, view change or last checkpoint is missing."""
         if self.phase() == "changing":
             heard = {event.author for event in self.views.view_changes(self.views.view)}
         elif self.phase() == "active":
@@ -63,6 +72,8 @@ class ByzantineFold(SlotFold):
                 return (self.group.primary(self.views.view),)
             key = (self.views.view, self.executor.executed + 1, proposal.digest)
             heard = set(self.commits.signers(key))
+        elif self.phase() == "handing_over":
+            heard = self.checkpoints.signers(self.executor.executed, self.executor.root)
         else:
             return ()
         return tuple(each for each in self.group.replicas if each not in heard)
@@ -238,7 +249,7 @@ class ByzantineFold(SlotFold):
         self.refusals[event.author] = event.content.reason
 
 
-_FROM_OUTSIDE = frozenset({CANCEL, DEADLINE_PASSED, REQUEST})
+_FROM_OUTSIDE = frozenset({CANCEL, DEADLINE_PASSED, HANDOVER, REQUEST})
 _UNIQUE = {kind: attrgetter(*fields) for kind, fields in UNIQUENESS.items()}
 
 _HANDLERS: dict[str, Callable[[ByzantineFold, LogEvent], None]] = {
@@ -252,4 +263,5 @@ _HANDLERS: dict[str, Callable[[ByzantineFold, LogEvent], None]] = {
     DEADLINE_PASSED: ByzantineFold._on_deadline,
     REFUSED: ByzantineFold._on_refused,
     CANCEL: ByzantineFold._on_cancel,
+    HANDOVER: ByzantineFold._on_handover,
 }

@@ -1,4 +1,4 @@
-"""The outcome of a single decision (specification 5.8) and the finality of a failure (BYZ-22b)."""
+"""The outcomes (specification 5.8, BYZ-24) and the finality of a failure (BYZ-22b)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from ...core.kernel_events import CoordinationOpened, Ppm
 from ..tolerance import Assumption, Tolerance
 from .config import Group
 from .digests import operation_digest
+from .events import HandoverRequested
 from .execution import Decision, Executed, Executor
 
 
 class ByzantineOutcome(msgspec.Struct, frozen=True):
-    """What ``coordination.decided`` carries for ``byzantine_consensus``.
+    """What ``coordination.decided`` carries for a single decision.
 
     Attributes:
         protocol: ``byzantine_consensus``.
@@ -41,6 +42,37 @@ class ByzantineOutcome(msgspec.Struct, frozen=True):
     commit_ids: tuple[bytes, ...]
     not_chosen: tuple[bytes, ...]
     views_used: int
+    tolerance: Tolerance
+    quality_ppm: Ppm
+
+
+class HandoverOutcome(msgspec.Struct, frozen=True):
+    """What ``coordination.decided`` carries for a service that was handed over.
+
+    Attributes:
+        protocol: ``byzantine_consensus``.
+        result: ``handed_over``.
+        successor: the coordination that goes on.
+        request_id: the requester's signed handover.
+        sequence: the slot it executed in, the last one of all.
+        state_root: the state after it.
+        view, primary: where the slot's certificate was formed, and who led that view.
+        commit_ids: the certificate: commits of q replicas, by replica.
+        checkpoint_ids: checkpoints of q replicas with this state, by replica.
+        tolerance: the label (COM-27).
+        quality_ppm: 1,000,000.
+    """
+
+    protocol: str
+    result: Literal["handed_over"]
+    successor: str
+    request_id: bytes
+    sequence: int
+    state_root: bytes
+    view: int
+    primary: str
+    commit_ids: tuple[bytes, ...]
+    checkpoint_ids: tuple[bytes, ...]
     tolerance: Tolerance
     quality_ppm: Ppm
 
@@ -82,6 +114,31 @@ def outcome(
         commit_ids=decision.commit_ids,
         not_chosen=tuple(sorted(set(known) - {chosen})),
         views_used=decision.view + 1,
+        tolerance=label(group, opened),
+        quality_ppm=1_000_000,
+    )
+
+
+def handover_outcome(
+    group: Group,
+    opened: CoordinationOpened,
+    asked: HandoverRequested,
+    slot: Executed,
+    decision: Decision,
+    checkpoint_ids: tuple[bytes, ...],
+) -> HandoverOutcome:
+    """The outcome of a service whose last slot is stable, resting on these certificates."""
+    return HandoverOutcome(
+        protocol=opened.protocol,
+        result="handed_over",
+        successor=asked.successor,
+        request_id=slot.requests[-1],
+        sequence=slot.sequence,
+        state_root=slot.root,
+        view=decision.view,
+        primary=group.primary(decision.view),
+        commit_ids=decision.commit_ids,
+        checkpoint_ids=checkpoint_ids,
         tolerance=label(group, opened),
         quality_ppm=1_000_000,
     )

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ...core.envelope import MAX_REFS
 from ...core.machine import LogEvent
 from .config import Group
-from .digests import GENESIS_ROOT, batch_digest, next_root, null_digest
-from .events import CHECKPOINT, COMMIT, PRE_PREPARE
+from .digests import batch_digest, next_root, null_digest
+from .events import CANCEL, CHECKPOINT, COMMIT, HANDOVER, PRE_PREPARE, HandoverRequested
 from .requests import REQUESTER, Request, RequestPool, numbered
 
 Lookup = Callable[[bytes], LogEvent | None]
@@ -26,10 +26,13 @@ class _NotGivenError(Exception):
 
 
 def cited_slots(group: Group, sequence: int) -> Sequence[int]:
-    """The slots a checkpoint answers for by its refs; none if they are too many to name."""
+    """The slots a checkpoint answers for by its refs: all since the last regular one before it.
+
+    None if they can be too many to name.
+    """
     if group.interval > MAX_REFS:
         return range(0)
-    return range(sequence - group.interval + 1, sequence + 1)
+    return range((sequence - 1) // group.interval * group.interval + 1, sequence + 1)
 
 
 def batches_of(events: Iterable[LogEvent], group: Group) -> dict[bytes, LogEvent]:
@@ -52,7 +55,8 @@ def wrong_checkpoint(
     """The events that prove the last of one author's checkpoints wrong.
 
     Args:
-        checkpoints: one author's, of every interval from the first on, by slot.
+        checkpoints: one author's, of every interval from the first on, by slot; the last one may
+            be that of a handover, at any slot.
         lookup: events at hand.
         batches: see :func:`batches_of`.
         group: the replicas.
@@ -78,7 +82,9 @@ def wrong_checkpoint(
             again.step(slot, commit.content.batch_digest)
     except _NotGivenError:
         return None
-    if again.root == last.content.state_root:
+    end = last.content.sequence
+    is_due = again.stopped_at == end if again.stopped_at else end % group.interval == 0
+    if is_due and again.root == last.content.state_root:
         return None
     earlier = [each for each in checkpoints if each is not last]
     return (last, *earlier, *(each for each in again.used.values() if each not in checkpoints))
@@ -88,7 +94,7 @@ def _no_citation(checkpoint: LogEvent, lookup: Lookup, group: Group) -> tuple[Lo
     """The proof that a checkpoint does not cite one commit of each of its slots."""
     sequence: int = checkpoint.content.sequence
     refs = checkpoint.event.header.refs
-    if sequence % group.interval or len(refs) != group.interval:
+    if len(refs) != len(cited_slots(group, sequence)):
         return (checkpoint,)
     for slot, commit_id in zip(cited_slots(group, sequence), refs, strict=True):
         event = lookup(commit_id)
@@ -106,11 +112,18 @@ def _is_commit(event: LogEvent, slot: int, group: Group) -> bool:
 
 
 class _Execution:
-    """Executes slots as a replica does and keeps what it needed for that."""
+    """Executes slots as a replica does and keeps what it needed for that.
+
+    Attributes:
+        root: state root so far.
+        used: events needed so far.
+        stopped_at: slot whose handover ended the service, 0 before it.
+    """
 
     def __init__(self, lookup: Lookup, batches: Mapping[bytes, LogEvent], group: Group) -> None:
-        self.root = GENESIS_ROOT
+        self.root = group.genesis
         self.used: dict[bytes, LogEvent] = {}
+        self.stopped_at = 0
         self._lookup = lookup
         self._batches = batches
         self._group = group
@@ -124,11 +137,16 @@ class _Execution:
         return event
 
     def step(self, slot: int, digest: bytes) -> None:
+        if self.stopped_at:
+            return
         ids: tuple[bytes, ...] = ()
         if digest != null_digest(self._group.coordination, slot):
             ids = self._batch(digest)
-        done = tuple(each for each in ids if self._pool.execute(self._request(each)))
+        done = self._pool.execute_batch(map(self._request, ids))
         self.root = next_root(self.root, slot, digest, done)
+        ending = self._pool.ending
+        if ending is not None and isinstance(ending.operation, HandoverRequested):
+            self.stopped_at = slot
 
     def _batch(self, digest: bytes) -> tuple[bytes, ...]:
         own = self._group.proposal_id
@@ -145,11 +163,12 @@ class _Execution:
 
     def _request(self, request_id: bytes) -> Request:
         if request_id == self._group.proposal_id:
-            client, client_seq = REQUESTER, 0
-        else:
-            client, client_seq = numbered(self.given(request_id))
-        operation = None  # what a request does has no part in the root
-        return Request(request_id, client, client_seq, operation, 0, 0)
+            return Request(request_id, REQUESTER, 0, None, 0, 0)
+        event = self.given(request_id)
+        # What else a request does has no part in the root. Whoever may hand over is not asked: no
+        # correct replica executes a slot with anybody else's handover in it.
+        ending = event.content if event.type in (CANCEL, HANDOVER) else None
+        return Request(request_id, *numbered(event), ending, 0, 0)
 
 
 def checkpoints_of(events: Iterable[LogEvent], author: str) -> list[LogEvent]:

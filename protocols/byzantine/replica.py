@@ -8,14 +8,15 @@ view change    a provably bad primary, f + 1 others ahead, a planned rotation; e
 pre-prepare    primary of the active view, a batch is full or its delay is over
 prepare        backup, proposal accepted; in ``single`` mode the agent's own code agrees first
 commit         prepare certificate of the active view; the agent agrees here too
-checkpoint     every K-th slot executed
+checkpoint     every K-th slot executed, and that of a handover
 NEW-VIEW       primary of the view moved to, q valid view changes with its own (BYZ-17)
 ============== ===================================================================================
 
 While a view change is due, nothing else is: the votes of one state never contradict it. For this to
 hold across states, a host folds what it signed before it asks again, or signs nothing until it has
 come back from the log. A replica that has decided keeps no timer, but still answers those that have
-not (BYZ-21).
+not (BYZ-21). So does one that has executed a handover, which proposes no more and votes for nothing
+behind it: all that is missing is a quorum of checkpoints, and those need no primary (BYZ-24).
 """
 
 from __future__ import annotations
@@ -205,6 +206,11 @@ class ByzantineReplica(ByzantineFold):
         self._intents = None
         self.decided_at = position
 
+    @property
+    def _rests(self) -> bool:
+        """Nothing is left that a primary would be needed for."""
+        return self.is_decided or self.is_stopped
+
     def is_done(self) -> bool:
         """Decided, or bound to silence by the own overall deadline."""
         return self.is_decided or self._muted
@@ -261,6 +267,8 @@ class ByzantineReplica(ByzantineFold):
             return  # BYZ-18: first catch up with the checkpoint the view starts from
         leads = self.group.primary(view) == self._me
         for sequence in self._unvoted:
+            if self.is_stopped and sequence > self.executor.executed:
+                continue
             proposal = self.accepted[sequence]
             if not leads and (view, sequence) not in self._prepares:
                 yield from self._prepare(view, sequence, proposal)
@@ -308,7 +316,7 @@ class ByzantineReplica(ByzantineFold):
 
     def _propose(self) -> Iterator[Intent]:
         view, executed = self.views.view, self.executor.executed
-        if self.group.primary(view) != self._me or self.is_decided or executed < self.views.floor:
+        if self.group.primary(view) != self._me or self._rests or executed < self.views.floor:
             return
         stable = self.checkpoints.stable
         sequence = max(self._proposed.get(view, 0), self.views.top, stable) + 1
@@ -388,7 +396,7 @@ class ByzantineReplica(ByzantineFold):
 
     def _request_timer(self) -> Iterator[After]:
         """BYZ-12: the oldest unexecuted request, whatever else makes progress."""
-        oldest = None if self.is_decided else self.requests.oldest()
+        oldest = None if self._rests else self.requests.oldest()
         if oldest is not None:
             view = self.views.view
             key = ("timer", view, "request", oldest.id.hex())
@@ -399,7 +407,7 @@ class ByzantineReplica(ByzantineFold):
         """BYZ-16: from q valid view changes on, the new primary has T_v."""
         view = self.views.view
         since = self.views.quorum_at.get(view)
-        if since is not None and not self.is_decided:
+        if since is not None and not self._rests:
             for then in self._leave(view + 1):
                 yield After(("timer", view, "new_view"), since, self._timeout_ms(), then)
 

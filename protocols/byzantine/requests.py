@@ -10,13 +10,16 @@ executed numbers only grow.
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import Any
 
 import msgspec
 
+from ...core.kernel_events import CancelRequested
 from ...core.machine import LogEvent
-from .events import REQUEST
+from .events import REQUEST, HandoverRequested
+
+_ENDINGS = CancelRequested | HandoverRequested
 
 REQUESTER = ""
 """Client name of the requester of the coordination, whose proposal stands in the configuration."""
@@ -54,9 +57,14 @@ def numbered(event: LogEvent) -> tuple[str, int]:
 
 
 class RequestPool:
-    """Requests seen, the unexecuted ones, and per client the last executed number."""
+    """Requests seen, the unexecuted ones, and per client the last executed number.
+
+    Attributes:
+        ending: the first cancel or handover that executed; a service has one end.
+    """
 
     def __init__(self) -> None:
+        self.ending: Request | None = None
         self._known: dict[bytes, Request] = {}
         self._pending: dict[bytes, Request] = {}
         self._queues: dict[str, list[Request]] = {}  # pending ones per client, by number
@@ -103,6 +111,19 @@ class RequestPool:
             over += 1
         del queue[:over]
         return True
+
+    def execute_batch(self, batch: Iterable[Request]) -> tuple[bytes, ...]:
+        """Execute a batch in its order, up to a handover that ends it; what counted (BYZ-24)."""
+        counted: list[bytes] = []
+        for request in batch:
+            if not self.execute(request):
+                continue
+            counted.append(request.id)
+            if self.ending is None and isinstance(request.operation, _ENDINGS):
+                self.ending = request
+                if isinstance(request.operation, HandoverRequested):
+                    break
+        return tuple(counted)
 
     def close(self, slot: int) -> None:
         """A slot has executed: what is over by now may be forgotten together with it."""

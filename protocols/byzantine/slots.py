@@ -30,7 +30,7 @@ from .chains import AuthorChain
 from .checkpoints import CheckpointBook
 from .config import frozen_config, group_in
 from .digests import batch_digest
-from .events import PreparedEntry, PrePrepareSent
+from .events import HandoverRequested, PreparedEntry, PrePrepareSent
 from .execution import Executed, Executor
 from .requests import REQUESTER, Request, RequestPool, numbered
 from .views import ViewBook
@@ -104,8 +104,13 @@ class SlotFold(Machine):
 
     @property
     def is_decided(self) -> bool:
-        """``single`` mode: an operation has executed (BYZ-20)."""
+        """``single``: an operation has executed (BYZ-20); ``service``: it was ended."""
         return self.decided_at is not None
+
+    @property
+    def is_stopped(self) -> bool:
+        """A handover has executed: what is still open is the stable checkpoint (BYZ-24)."""
+        return self.executor.handover is not None
 
     # Requests and proposals -----------------------------------------------------------------------
 
@@ -266,10 +271,11 @@ class SlotFold(Machine):
         while (done := self.executor.step()) is not None:
             if self.views.is_active:
                 self.productive_view = self.views.view
-            if done.sequence % self.group.interval == 0:
+            if done.sequence % self.group.interval == 0 or self.is_stopped:
                 self.due_checkpoints[done.sequence] = done.root
             if self.decided_at is None and self._decides(done):
                 self.decided_at, self.deciding = event.sequence, done
+        self._hand_over(event)
         self._rotate()
 
     def _decides(self, done: Executed) -> bool:
@@ -291,10 +297,28 @@ class SlotFold(Machine):
         """The requester's cancel is ordered like any request; the kernel has checked who asks."""
         self.submit(event, *numbered(event), event.content)
 
+    def _on_handover(self, event: LogEvent) -> None:
+        """The requester's handover is ordered like any request (BYZ-24)."""
+        if self.config.mode != "service":
+            raise PeerProtocolError("wrong_phase", "only a service can be handed over")
+        if event.author != self.context.requester:
+            raise PeerProtocolError("not_authorised", "only the requester may hand it over")
+        content: HandoverRequested = event.content
+        if content.successor == self.group.coordination or content.successor.startswith("_"):
+            raise PeerProtocolError("invalid_config", f"{content.successor!r} cannot follow it")
+        self.submit(event, *numbered(event), content)
+
+    def _hand_over(self, event: LogEvent) -> None:
+        """It ends when the state after the handover is stable, as executed here (BYZ-24)."""
+        executor, stable = self.executor, self.checkpoints
+        is_stable = (stable.stable, stable.root) == (executor.executed, executor.root)
+        if self.decided_at is None and self.is_stopped and is_stable:
+            self.decided_at, self.deciding = event.sequence, executor.log[-1]
+
     def _rotate(self) -> None:
         """A planned view change every M slots (``rotation_slots``)."""
         every = self.config.rotation_slots
-        if every and self.executor.executed >= self.views.top + every:
+        if every and not self.is_stopped and self.executor.executed >= self.views.top + every:
             self._suspect(self.views.view)
 
     def _on_checkpoint(self, event: LogEvent) -> None:
@@ -306,6 +330,7 @@ class SlotFold(Machine):
         if self.checkpoints.add(sequence, content.state_root, event.author, event.id):
             self._collect()
             self._accept_held()
+            self._hand_over(event)
 
     def _collect(self) -> None:
         """Drop working memory at or below h; one window more serves slower peers' certificates."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from msgspec.structs import replace
 
 from ...core.machine import Context, Machine, ProtocolSpec
-from ..byzantine.events import BYZANTINE_EVENT_TYPES, REQUEST
+from ..byzantine.events import BYZANTINE_EVENT_TYPES, HANDOVER, REQUEST
 from ..byzantine.fold import ByzantineFold
 from ..byzantine.proofs import PROOF_RULES
 from .coordinator import OrderedCoordinator
@@ -39,7 +39,9 @@ def ordered(spec: ProtocolSpec) -> ProtocolSpec:
             **spec.proofs,
             **{name: under_service(rule) for name, rule in PROOF_RULES.items()},
         },
-        ordering_types=tuple(kind for kind in BYZANTINE_EVENT_TYPES if kind.name != REQUEST),
+        ordering_types=tuple(
+            kind for kind in BYZANTINE_EVENT_TYPES if kind.name not in (HANDOVER, REQUEST)
+        ),
     )
 
 

@@ -276,6 +276,47 @@ async def test_service_executes_what_clients_submit(group: LocalDeployment, clie
     assert done[:3] == [{"deposit": 1}, {"deposit": 2}, {"deposit": 3}]
 
 
+async def test_a_service_goes_on_without_a_replica_that_is_gone_for_good(
+    group: LocalDeployment, client: Client
+) -> None:
+    """One of four replicas is replaced and then killed; the client only ever knows the old name."""
+    old, new = REPLICAS[9:13], REPLICAS[8:12]
+    config = {"mode": "service", "view_timeout_ms": 1_500}
+    name = "ledger"
+    await client.request("byzantine_consensus", config, old, coordination=name)
+    while (await client.read(name)).opened is None:
+        await asyncio.sleep(0.02)
+
+    async def told(*arguments: str) -> str:
+        return await asyncio.to_thread(command, group, "coord", *arguments)
+
+    assert await told("submit", name, '{"deposit": 1}') == "executed in slot 1\n"
+    said = await told("reconfigure", name, "-p", ",".join(new), "-s", "rotation_slots=2")
+    assert said.startswith("ledger: handed over to ledger-2 at slot ")
+    assert said.endswith("ledger-2: r09, r10, r11, r12 go on, f = 1\n")
+    group.kill(old[-1])
+    for number in (2, 3):
+        done = await told("submit", name, f'{{"deposit": {number}}}')
+        assert done == f"executed in slot {number - 1} of ledger-2\n"
+    assert await told("reconfigure", name, "-p", ",".join(new)) == said
+    machine = (await client.read(name)).machine
+    assert isinstance(machine, ByzantineFold)
+    slot, root = machine.executor.executed, machine.executor.root.hex()
+    shown, following = await told("show", name), await told("show", "ledger-2")
+    assert f"handed over to ledger-2 at slot {slot}, state {root[:12]}" in shown
+    assert f"goes on from ledger behind its slot {slot}, state {root[:12]}" in following
+    rows = await query(
+        group,
+        "SELECT c.status, c.result, o.outcome FROM coordination c "
+        "JOIN outcome o USING (coordination) WHERE coordination = 'ledger'",
+    )
+    (row,) = rows
+    outcome = row["outcome"]
+    assert (row["status"], row["result"]) == ("decided", "success")
+    assert (outcome["result"], outcome["successor"]) == ("handed_over", "ledger-2")
+    assert (outcome["sequence"], outcome["state_root"]) == (slot, root)
+
+
 async def test_audit_of_all_of_it_is_clean(group: LocalDeployment, client: Client) -> None:
     report = await audit_log(client.transport.log, group.home.root_public_key(), PROTOCOLS)
     assert [each for each in report.findings if each.severity == "wrong"] == []

@@ -13,7 +13,12 @@ from mabeam.core.errors import ConfigError
 from mabeam.core.machine import LogEvent
 from mabeam.protocols.byzantine import ByzantineConfig, Verdict
 from mabeam.protocols.byzantine.config import complete
-from mabeam.protocols.byzantine.events import REQUEST, RequestSubmitted
+from mabeam.protocols.byzantine.events import (
+    HANDOVER,
+    REQUEST,
+    HandoverRequested,
+    RequestSubmitted,
+)
 from mabeam.protocols.byzantine.forensics import culprits_of
 from mabeam.protocols.byzantine.proofs import Proof, is_proof
 from tests.protocols.byzantine.network import Node, names
@@ -64,6 +69,7 @@ class ByzantineScript:
             "deliver": self._deliver,
             "repeat": self._repeat,
             "request": self._request,
+            "handover": self._handover,
             "forge": self._forge,
             "tick": self._tick,
             "expect": self._expect,
@@ -150,6 +156,9 @@ class ByzantineScript:
         body = RequestSubmitted(int(number), operation)
         self._sign(client, REQUEST, body)
 
+    def _handover(self, client: str, successor: str) -> None:
+        self._sign(client, HANDOVER, HandoverRequested(successor))
+
     def _forge(self, author: str, kind: str, **fields: str) -> None:
         stage = self._running
         assert author in self._faulty or author not in names(stage.count), f"{author} is honest"
@@ -173,6 +182,7 @@ class ByzantineScript:
             "executed": self._expect_executed,
             "view": self._expect_view,
             "ending": self._expect_ending,
+            "handed_over": self._expect_handed_over,
         }
         checks[what](*values, **fields)
 
@@ -214,6 +224,14 @@ class ByzantineScript:
         assert short(ended.type) == kind, ended.type
         assert code in ("", getattr(ended.body, "code", "")), ended.body
         assert final in ("", str(getattr(ended.body, "final", "")).lower()), ended.body
+
+    def _expect_handed_over(self, successor: str, slot: str) -> None:
+        ended = self._running.ended
+        assert ended is not None, "it has not ended"
+        outcome = getattr(ended.body, "outcome", {})
+        found = outcome.get("result"), outcome.get("successor"), outcome.get("sequence")
+        assert found == ("handed_over", successor, int(slot)), ended.body
+        assert all(node.machine.is_done() for node in self._replicas(())), "replicas go on"
 
     def _proof(self, rule: str, accused: str, *events: str) -> None:
         stage = self._running

@@ -55,6 +55,7 @@ class ReplicaLog(AuditLog):
         config = {"proposal": "A", **config}
         members = tuple(map(Invitee, self.names))
         body = CoordinationRequested(protocol, config, members, ordering="bft")
+        self._read = len(self.records)
         self.append("client", "coordination.requested", body, "req")
         self.claim()
         self._folds = {
@@ -69,7 +70,6 @@ class ReplicaLog(AuditLog):
             )
             for name in self.names
         }
-        self._read = len(self.records)
         self.open()
 
     def store(self, wire: bytes, subject: str) -> Record:

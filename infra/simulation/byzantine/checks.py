@@ -16,12 +16,13 @@ from ....core.machine import Context, LogEvent
 from ....core.replay import Verdict
 from ....core.sim.checkers import Observation
 from ....protocols.byzantine import culprits_of
-from ....protocols.byzantine.events import COMMIT, REQUEST
+from ....protocols.byzantine.events import CHECKPOINT, COMMIT, HANDOVER, REQUEST
 from ....protocols.byzantine.fold import ByzantineFold
 from ....protocols.byzantine.replica import ByzantineReplica
 from .witness import Witness
 
 CANCEL = "coordination.cancel_requested"
+DECIDED = "coordination.decided"
 MAX_REREADS = 50
 _OWN_WORD = ("internal_error",)
 """Failures that nobody but the coordinator vouches for."""
@@ -38,12 +39,23 @@ def judge(seen: Observation, protocol: str) -> Iterator[str]:
         observed = fold.machine
         assert isinstance(observed, ByzantineFold)
         events = _events(seen.of(name), fold)
-        for check in (_certificates, _operations, _order, _announcement, _nobody_accused):
+        checks = (
+            _certificates,
+            _operations,
+            _handover,
+            _order,
+            _announcement,
+            _nobody_accused,
+        )
+        for check in checks:
             for message in check(seen, fold, observed, events):
                 yield f"{name}: {check.__name__.strip('_')}: {message}"
         if witness is not None:
             for author, replica in witness.lives(name):
-                for message in _compare(author, replica, observed):
+                for message in (
+                    *_compare(author, replica, observed),
+                    *_stops_alike(author, replica, observed),
+                ):
                     yield f"{name}: {message}"
 
 
@@ -97,18 +109,72 @@ def _operations(
 ) -> Iterator[str]:
     """What executes was signed by a client, once per (client, number)."""
     assert fold.config is not None
-    asked = {event.id: event for event in events if event.type in (REQUEST, CANCEL)}
+    asked = {event.id: event for event in events if event.type in (REQUEST, CANCEL, HANDOVER)}
     done: set[tuple[str, str, int]] = set()
     for slot in observed.executor.log:
         for each in slot.requests:
             event = asked.get(each)
             if event is None and each != fold.config.request_id:
                 yield f"slot {slot.sequence} executes {each.hex()[:12]}, which nobody signed"
-            number = getattr(event.content, "client_seq", 0) if event else 0
+            number = _number(event) if event else 0
             key = (event.author, event.type, number) if event else ("", "", 0)
             if key in done:
                 yield f"slot {slot.sequence} executes a second operation of {key}"
             done.add(key)
+
+
+def _number(event: LogEvent) -> int:
+    """Requests are numbered by their client, handovers by its chain; of cancels one counts."""
+    if event.type == HANDOVER:
+        return event.event.header.author_seq
+    return int(getattr(event.content, "client_seq", 0))
+
+
+def _handover(
+    seen: Observation, fold: Coordination, observed: ByzantineFold, events: list[LogEvent]
+) -> Iterator[str]:
+    """Nothing executes after a requester's handover unless a cancel came first; the outcome names
+    the slot, its state, and checkpoints of q replicas that say so."""
+    by_id = {event.id: event for event in events}
+    order = [by_id.get(each) for slot in observed.executor.log for each in slot.requests]
+    kinds = [event.type if event else "" for event in order]
+    terminal, end = fold.terminal, None
+    if HANDOVER in kinds:
+        at = kinds.index(HANDOVER)
+        event = order[at]
+        assert event is not None
+        if fold.request is None or event.author != fold.request.author:
+            yield f"a handover of {event.author} has executed"
+        if CANCEL not in kinds[:at]:
+            end = event
+            if at != len(kinds) - 1 or event.id not in observed.executor.log[-1].requests:
+                yield f"{len(kinds) - 1 - at} requests execute after the handover"
+    outcome = terminal.content.outcome if terminal and terminal.type == DECIDED else {}
+    if outcome.get("result") != "handed_over":
+        return
+    slot = observed.executor.log[-1]
+    if end is None or end.content.successor != outcome["successor"]:
+        yield "it was handed over though nobody asked for that"
+    votes = [by_id[each] for each in outcome["checkpoint_ids"] if each in by_id]
+    said = {(e.type, e.content.sequence, e.content.state_root) for e in votes}
+    authors = {event.author for event in votes} & set(observed.group.replicas)
+    if said != {(CHECKPOINT, slot.sequence, slot.root)} or (
+        2 * len(authors) <= observed.group.n + observed.group.f
+    ):
+        yield f"the handover rests on {len(authors)} checkpoints that say {len(said)} things"
+
+
+def _stops_alike(author: str, replica: ByzantineReplica, observed: ByzantineFold) -> Iterator[str]:
+    """A replica that has executed a handover stops where the observer of the whole log does."""
+    mine, theirs = replica.executor, observed.executor
+    if mine.handover is None:
+        return
+    if (mine.handover, mine.executed, mine.root) != (
+        theirs.handover,
+        theirs.executed,
+        theirs.root,
+    ):
+        yield f"handover: {author} stops at slot {mine.executed}, the observer at {theirs.executed}"
 
 
 def _order(
@@ -181,7 +247,14 @@ def fold_again(fold: Coordination, events: Iterable[LogEvent]) -> ByzantineRepli
     machine = fold.machine
     assert isinstance(machine, ByzantineFold)
     context = Context(
-        fold.id, fold.epoch, fold.opened.id, opened, machine.config, "", machine.context.secret
+        fold.id,
+        fold.epoch,
+        fold.opened.id,
+        opened,
+        machine.config,
+        "",
+        machine.context.secret,
+        requester=machine.context.requester,
     )
     replica = ByzantineReplica(context)
     by_id = {event.id: event for event in events}

@@ -23,7 +23,12 @@ from ....core.sim.run import Ask, Case, Plan, Simulation
 from ....core.sim.world import World
 from ....protocols import PROTOCOLS
 from ....protocols.byzantine import ProposalRequest, Verdict
-from ....protocols.byzantine.events import REQUEST, RequestSubmitted
+from ....protocols.byzantine.events import (
+    HANDOVER,
+    REQUEST,
+    HandoverRequested,
+    RequestSubmitted,
+)
 from .checks import CANCEL, judge
 from .puppet import PROTOCOL
 from .witness import Witness, watch
@@ -38,6 +43,9 @@ LANDS_S = 10.0
 """So long after the end the last event of a replica that had no connection is stored."""
 
 LONG_MS = 600_000
+SUCCESSOR = "c-next"
+LATE = 100
+"""Numbers of the requests that crowd around a handover, above all others of their client."""
 POLL_S = 0.1
 
 _KINDS: tuple[Kind, ...] = (
@@ -150,19 +158,47 @@ class SimulatedByzantine(Simulation):
         opened = await world.until(lambda: is_opened(world, name), world.stable_at + MARGIN_S)
         submits = config["mode"] == "service" or config["proposers"] == "participants"
         witness: Witness = world.witnesses[self.protocol]
-        rng = random.Random(f"{case.seed}/clients")
-        if opened and submits:
-            for wave in range(1, rng.choice((1, 2, 2, 3)) + 1):
-                for client in rng.sample(plan.clients, rng.randint(1, len(plan.clients))):
-                    body = RequestSubmitted(wave, f"{client}-{wave}")
-                    await submit(world, name, client, REQUEST, body)
-                if wave == 1 or rng.random() < 0.5:
-                    await asyncio.sleep(rng.choice((0.0, 0.2, 2.0)))
+        async with asyncio.TaskGroup() as group:
+            if opened and submits:
+                group.create_task(self._submit(world, name, plan, case))
+            if opened and config["mode"] == "service":
+                group.create_task(self._hand_over(world, name, plan, case))
         mute = {fault.node for fault in plan.faults if fault.kind == "crash_losing_journal"}
         witness.expected[name] = sorted(set(plan.agents) - mute)
         await self._executed(world, witness, name)
         if config["mode"] == "service":
             await submit(world, name, plan.clients[0], CANCEL, CancelRequested("enough"))
+
+    async def _submit(self, world: World, name: str, plan: Plan, case: Case) -> None:
+        rng = random.Random(f"{case.seed}/clients")
+        for wave in range(1, rng.choice((1, 2, 2, 3)) + 1):
+            for client in rng.sample(plan.clients, rng.randint(1, len(plan.clients))):
+                body = RequestSubmitted(wave, f"{client}-{wave}")
+                await submit(world, name, client, REQUEST, body)
+            if wave == 1 or rng.random() < 0.5:
+                await asyncio.sleep(rng.choice((0.0, 0.2, 2.0)))
+
+    async def _hand_over(self, world: World, name: str, plan: Plan, case: Case) -> None:
+        """In some runs the requester hands the service over, or somebody who must not asks for it.
+
+        Drawn from a generator of its own, so that everything else stays as the seed had it.
+        """
+        rng = random.Random(f"{case.seed}/handover")
+        requester, *others = plan.clients
+        is_due, stranger = rng.random() < 0.5, rng.random() < 0.3
+        first_s, then_s = (rng.choice((0.0, 0.05, 0.2, 0.5, 2.0)) for _ in range(2))
+        await asyncio.sleep(first_s)
+        if others and stranger:
+            await submit(world, name, others[0], HANDOVER, HandoverRequested("theirs"))
+        if not is_due:
+            return
+        await asyncio.sleep(then_s)
+        world.witnesses[self.protocol].handed_over.add(name)
+        crowd: list[tuple[str, Body]] = [
+            (REQUEST, RequestSubmitted(LATE + at, at)) for at in range(rng.choice((0, 3, 6)))
+        ]
+        crowd.insert(rng.randint(0, len(crowd)), (HANDOVER, HandoverRequested(SUCCESSOR)))
+        await asyncio.gather(*(submit(world, name, requester, *each) for each in crowd))
 
     async def _executed(self, world: World, witness: Witness, name: str) -> None:
         """Wait until the replicas have done all they can, or should have."""

@@ -42,6 +42,7 @@ class Witness:
         replicas: the machine of every process life, by author, of honest authors only.
         longest_ms: longest view time-out any of them has used.
         expected: honest replicas that must get somewhere, by coordination.
+        handed_over: coordinations whose replicas must come to an end.
         found: what did not hold, when it happened.
     """
 
@@ -49,6 +50,7 @@ class Witness:
         self.replicas: dict[tuple[str, str], list[ByzantineReplica]] = {}
         self.longest_ms = 0
         self.expected: dict[str, list[str]] = {}
+        self.handed_over: set[str] = set()
         self.found: list[str] = []
         self._world = world
         self._slots: dict[tuple[str, int], tuple[bytes, tuple[bytes, ...], bytes]] = {}
@@ -89,7 +91,8 @@ class Witness:
         """Replicas that take part, know of something to do and have not done it."""
         expected = self.expected.get(coordination, ())
         lives = {each: life for each, life in self.lives(coordination) if each in expected}
-        return [author for author, life in lives.items() if not _is_done(life)]
+        ends = coordination in self.handed_over
+        return [author for author, life in lives.items() if not _is_done(life, ends)]
 
     def is_done(self, coordination: str) -> bool:
         """Whether all replicas that must have executed everything they know."""
@@ -107,11 +110,12 @@ class Witness:
         return 2 * self.longest_ms / 1000 + margin_s
 
 
-def _is_done(machine: ByzantineReplica) -> bool:
-    """Whether a replica has executed every request it knows, or is bound to silence."""
+def _is_done(machine: ByzantineReplica, ends: bool) -> bool:
+    """Whether a replica has executed every request it knows, or is bound to silence; where the
+    service is handed over, whether it has come to that end."""
     if machine.is_done():
         return True
-    return machine.config.mode == "service" and machine.requests.oldest() is None
+    return not ends and machine.config.mode == "service" and machine.requests.oldest() is None
 
 
 def watch(world: World, protocol: str) -> Witness:

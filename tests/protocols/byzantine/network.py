@@ -39,6 +39,8 @@ REREAD_MS = 50
 COORDINATION = "c-1"
 OPENED = sha256(b"opened")
 REQUESTED = sha256(b"requested")
+REQUESTER = "r1"
+"""Who asked for the coordination; a replica, as those are the clients here."""
 _encode = msgspec.msgpack.Encoder(order="deterministic").encode
 
 
@@ -74,7 +76,9 @@ def context_for(
         beacon=ZERO32,
         registry_snapshot=RegistrySnapshot(0, ZERO32),
     )
-    return Context(COORDINATION, ZERO32, OPENED, opened, frozen, author, no_secret)
+    return Context(
+        COORDINATION, ZERO32, OPENED, opened, frozen, author, no_secret, requester=REQUESTER
+    )
 
 
 def group_for(count: int, config: ByzantineConfig | None = None) -> Group:

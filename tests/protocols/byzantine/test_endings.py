@@ -19,11 +19,18 @@ from mabeam.core.kernel_events import (
     DeadlinePassed,
 )
 from mabeam.core.machine import TERMINAL_KEY, Append, LogEvent
+from mabeam.protocols.byzantine import ByzantineConfig
 from mabeam.protocols.byzantine.coordinator import ByzantineCoordinator
 from mabeam.protocols.byzantine.endings import timed_out as timeout_failure
-from mabeam.protocols.byzantine.events import COMMIT, DEADLINE_PASSED, OVERALL
+from mabeam.protocols.byzantine.events import (
+    COMMIT,
+    DEADLINE_PASSED,
+    HANDOVER,
+    OVERALL,
+    HandoverRequested,
+)
 from tests.protocols.byzantine.adversaries import ADVERSARIES, Silent, single
-from tests.protocols.byzantine.network import Network, Node, Schedule, log_event, names
+from tests.protocols.byzantine.network import REQUESTER, Network, Node, Schedule, log_event, names
 
 CALM = Schedule(delay_ms=5, late_percent=0, duplicate_percent=0)
 ORDERS = 60
@@ -247,3 +254,52 @@ def test_it_is_told_when_what_it_names_has_arrived(decided: Network) -> None:
     assert not observer.supports(ending)
     observer.apply(last)
     assert observer.supports(ending)
+
+
+def handed_over() -> Network:
+    """A service whose requester handed it over after a few slots."""
+    config = ByzantineConfig(mode="service", checkpoint_interval=2, batch_delay_ms=0)
+    network = Network(4, 2, config, schedule=CALM)
+    for number in range(4):
+        network.submit("r2", number, number, at=100 * number)
+    asks = next(node for node in network.nodes if node.author == REQUESTER)
+
+    def ask() -> None:
+        asks.sign(HANDOVER, HandoverRequested("c-2"))
+        asks.react()
+
+    network.at(1_000, ask)
+    assert network.run(lambda: all(node.machine.is_done() for node in network.nodes))
+    network.run(lambda: False, network.now + 5_000)
+    return network
+
+
+def test_a_handover_is_right_in_any_order_and_needs_both_certificates() -> None:
+    network = handed_over()
+    own = network.terminals[0]
+    for seed in range(ORDERS):
+        other = reader(network, shuffled(network, seed))
+        for _ in range(9):
+            events = (network.find(each) for each in sorted(other.wanted()))
+            for event in [each for each in events if each is not None]:
+                other.apply(event)
+        assert other.supports(announced(own)), seed
+    observer = reader(network, network.log)
+    quorum = network.group.q
+    assert len(own.refs) == 2 * quorum
+    for refs in (
+        own.refs[:quorum],
+        own.refs[quorum:],
+        own.refs[:-1],
+        own.refs[1:],
+        (*own.refs[:-1], own.refs[-2]),
+        own.refs[quorum:] + own.refs[:quorum],
+    ):
+        assert isinstance(own.body, CoordinationDecided)
+        commits = tuple(each for each in refs if each in own.refs[:quorum])
+        points = tuple(each for each in refs if each in own.refs[quorum:])
+        outcome = own.body.outcome | {"commit_ids": commits, "checkpoint_ids": points}
+        cut = Cut(len(refs), merkle_root(list(refs)))
+        body = replace(own.body, outcome=outcome, cut=cut)
+        assert not observer.supports(announced(replace(own, refs=refs, body=body)))
+    assert not observer.supports(announced(outcome_with(successor="c-3")(own)))

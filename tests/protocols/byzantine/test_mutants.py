@@ -10,10 +10,12 @@ from mabeam.core.machine import LogEvent
 from mabeam.protocols.byzantine import ByzantineConfig, config, endings, view_change
 from mabeam.protocols.byzantine.coordinator import ByzantineCoordinator
 from mabeam.protocols.byzantine.events import VIEW_CHANGE, NewViewSent, SlotProposal, ViewChangeSent
+from mabeam.protocols.byzantine.execution import Executor
 from mabeam.protocols.byzantine.fold import ByzantineFold
 from mabeam.protocols.byzantine.replica import ByzantineReplica
+from mabeam.protocols.byzantine.requests import RequestPool
 from mabeam.protocols.byzantine.votes import VoteBook
-from tests.protocols.byzantine import test_endings, test_examples, test_rules
+from tests.protocols.byzantine import test_endings, test_examples, test_handover, test_rules
 from tests.protocols.byzantine.network import Network, Node
 from tests.protocols.simple.test_mutants import Mutant, applied
 
@@ -127,6 +129,30 @@ MUTANTS = (
         "not self.is_decided and",
         "",
     ),
+    Mutant(
+        "executes after the stop sign",
+        Executor.step,
+        "or self.handover is not None",
+        "",
+    ),
+    Mutant(
+        "executes the rest of the handover's batch",
+        RequestPool.execute_batch,
+        "break",
+        "pass",
+    ),
+    Mutant(
+        "handover by anyone",
+        ByzantineFold._on_handover,
+        "event.author != self.context.requester",
+        "False",
+    ),
+    Mutant(
+        "handed over before the state is stable",
+        ByzantineFold._hand_over,
+        "self.is_stopped and is_stable",
+        "self.is_stopped",
+    ),
 )
 
 
@@ -173,6 +199,9 @@ def check_announced_endings() -> None:
 
 
 CHECKS = (
+    test_handover.test_nothing_executes_behind_a_handover,
+    test_handover.test_only_the_requester_may_ask_and_only_for_a_service,
+    test_handover.test_the_checkpoint_is_due_at_once_and_nothing_else_is,
     *(
         value
         for name, value in vars(test_rules).items()
