@@ -17,6 +17,7 @@ import msgspec
 
 from .admission import DEFAULT_CLOCK_SKEW_MS, MAX_NESTING, is_shallow
 from .author import Author
+from .client_chains import REQUESTED, ClientChains, OpenJournal
 from .coordination import Coordination
 from .errors import MabeamError, NotFoundError, PeerProtocolError, UsageError, VerificationError
 from .host.registry import RegistryView
@@ -29,7 +30,7 @@ from .kernel_events import (
     CoordinationRequested,
     Invitee,
 )
-from .log import Record, Submission
+from .log import Record
 from .machine import LogEvent, Protocols
 from .names import check_id
 from .succession import contradiction, link_of
@@ -115,6 +116,9 @@ class Client:
         transport: its connection.
         protocols: known protocols.
         root_public_key: the deployment's root key.
+        max_clock_skew_ms: see :class:`~mabeam.core.admission.Admission`.
+        open_journal: opens the key's journal for each event that is signed. Needed where several
+            processes use the key, or where one may be killed; see :mod:`.client_chains`.
     """
 
     def __init__(
@@ -125,10 +129,12 @@ class Client:
         root_public_key: bytes,
         *,
         max_clock_skew_ms: int = DEFAULT_CLOCK_SKEW_MS,
+        open_journal: OpenJournal | None = None,
     ) -> None:
         self.author = author
         self.transport = transport
         self.protocols = protocols
+        self._chains = ClientChains(author, transport, open_journal)
         self._following: asyncio.Task[None] | None = None
         self._epochs: dict[str, bytes] = {}
         self.registry = RegistryView(
@@ -190,8 +196,8 @@ class Client:
             raise UsageError(
                 f"{protocol}: {error}", hint=f"See the parameters of {protocol}."
             ) from None
-        event = self.author.sign(name, b"", "coordination.requested", body)
-        await self.transport.log.append(Submission(event, "req", self.author.node))
+        async with self._chains.beginning(name, self.read):
+            await self._chains.append(self.author.sign(name, b"", REQUESTED, body))
         return name
 
     async def watch(self, coordination: str) -> AsyncIterator[Step]:
@@ -299,12 +305,11 @@ class Client:
 
     async def cancel(self, coordination: str, reason: str = "") -> None:
         """Ask for a coordination of this client's to be cancelled."""
-        fold = await self.read(coordination)
-        self.author.resume(coordination, *fold.chains.head(self.author.id))
-        event = self.author.sign(
-            coordination, fold.epoch, "coordination.cancel_requested", CancelRequested(reason)
-        )
-        await self.transport.log.append(Submission(event, "pub", self.author.node))
+        async with self._chains.continuing(coordination, self.read, afresh=True) as fold:
+            epoch = fold.epoch if fold is not None else b""
+            body = CancelRequested(reason)
+            event = self.author.sign(coordination, epoch, "coordination.cancel_requested", body)
+            await self._chains.append(event)
 
     async def submit(
         self, coordination: str, type_name: str, make_body: Callable[[int], Body]
@@ -324,16 +329,17 @@ class Client:
             NotFoundError: nothing is stored under that id.
             UsageError: it is not open, or the event would be too large.
         """
-        epoch = self._epochs.get(coordination)
-        if epoch is None or not self.author.knows(coordination):
-            fold = await self.read(coordination)
-            if fold.opened is None:
-                raise UsageError(f"{coordination!r} is not open", hint="See 'mabeam coord show'.")
-            self.author.resume(coordination, *fold.chains.head(self.author.id))
-            epoch = self._epochs[coordination] = fold.epoch
-        body = make_body(self.author.next_number(coordination))
-        event = self.author.sign(coordination, epoch, type_name, body)
-        await self.transport.log.append(Submission(event, "pub", self.author.node))
+        async with self._chains.continuing(coordination, self.read) as fold:
+            epoch = self._epochs.get(coordination)
+            if epoch is None:
+                fold = fold or await self.read(coordination)
+                if fold.opened is None:
+                    hint = f"See 'mabeam coord show {coordination}'."
+                    raise UsageError(f"{coordination!r} is not open", hint=hint)
+                epoch = self._epochs[coordination] = fold.epoch
+            body = make_body(self.author.next_number(coordination))
+            event = self.author.sign(coordination, epoch, type_name, body)
+            await self._chains.append(event)
         return event.id
 
     async def until(

@@ -17,7 +17,7 @@ from ..core.errors import LogUnavailableError, NotFoundError
 from ..core.host.coordinator import CoordinatorHost
 from ..core.host.participant import ParticipantHost
 from ..core.host.registry import RegistryView
-from ..core.journal import Journal
+from ..core.journal import Journal, JournalInUseError
 from ..core.telemetry import NoTelemetry, Telemetry, logger
 from ..protocols import PROTOCOLS
 from .config import Config
@@ -35,6 +35,9 @@ _BY_STRENGTH: tuple[ConnectionRole, ...] = (
 )
 FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
+JOURNAL_WAIT_S = 30.0
+"""How long a command waits for others that sign with the same key."""
+
 _CLIENT_ROLES = frozenset({"client", "operator", "coordinator"})
 
 
@@ -149,15 +152,36 @@ class Wiring:
             agent, self.author(), transport, PROTOCOLS, self.registry(), journal, self.telemetry
         )
 
-    def client(self, transport: JetStreamTransport) -> Client:
-        """A client that signs as this id."""
+    def client(self, transport: JetStreamTransport, *, shares_key: bool = False) -> Client:
+        """A client that signs as this id.
+
+        Args:
+            transport: its connection.
+            shares_key: whether other processes may sign with the key at the same time.
+        """
         return Client(
             self.author(),
             transport,
             PROTOCOLS,
             self.root_public_key,
             max_clock_skew_ms=self.config.max_clock_skew_ms,
+            open_journal=self.free_journal if shares_key else None,
         )
+
+    async def free_journal(self) -> Journal:
+        """The member's journal, as soon as no other command has it.
+
+        Raises:
+            JournalError: it cannot be opened; ``journal_in_use`` if a daemon runs with this id.
+        """
+        until = time.monotonic() + JOURNAL_WAIT_S
+        while True:
+            try:
+                return self.journal()
+            except JournalInUseError:
+                if time.monotonic() > until:
+                    raise
+            await asyncio.sleep(random.uniform(0.01, 0.05))
 
 
 def client_id(home: Home, wanted: str | None = None) -> str:

@@ -100,7 +100,7 @@ class Invocation:
             wiring = self.wiring(client_id(self.home, id))
             transport = await wiring.connect()
             try:
-                return await work(wiring.client(transport))
+                return await work(wiring.client(transport, shares_key=True))
             finally:
                 await transport.close()
 

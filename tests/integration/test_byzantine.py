@@ -266,6 +266,8 @@ async def test_service_executes_what_clients_submit(group: LocalDeployment, clie
         operation = f'{{"deposit": {number}}}'
         said = await asyncio.to_thread(command, group, "coord", "submit", name, operation)
         assert said == f"executed in slot {number}\n"
+    at_once = [asyncio.to_thread(command, group, "coord", "submit", name, str(n)) for n in range(6)]
+    assert all(said.startswith("executed in slot ") for said in await asyncio.gather(*at_once))
     await client.cancel(name, "the year is over")
     with pytest.raises(CoordinationFailedError) as ended:
         await client.result(name)
@@ -274,6 +276,8 @@ async def test_service_executes_what_clients_submit(group: LocalDeployment, clie
     assert isinstance(machine, ByzantineFold)
     done = [machine.executor.operation(each) for s in machine.executor.log for each in s.requests]
     assert done[:3] == [{"deposit": 1}, {"deposit": 2}, {"deposit": 3}]
+    assert sorted(done[3:9]) == list(range(6))
+    assert not machine.equivocations
 
 
 async def test_a_service_goes_on_without_a_replica_that_is_gone_for_good(
