@@ -7,7 +7,7 @@ follows from the decided prefix alone: whoever executes the same slots has the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -115,13 +115,24 @@ class Executor:
     def drop_upto(self, slot: int) -> None:
         """Forget decided slots up to ``slot``, all of them executed; the root binds them."""
         over = sum(done.sequence <= slot for done in self.log)
-        for done in self.log[:over]:
-            del self.decisions[done.sequence]
         del self.log[:over]
+        for sequence in [each for each in self.decisions if each <= slot]:
+            del self.decisions[sequence]
         for digest in [each for each, at in self._batch_at.items() if at <= slot]:
             del self.batches[digest], self._batch_at[digest]
         self._requests.forget_upto(slot)
         self._dropped = max(self._dropped, slot)
+
+    def resume(
+        self, executed: int, root: bytes, decisions: Iterable[Decision], settled: int
+    ) -> None:
+        """Begin behind an executed slot; what is behind digests up to ``settled`` is over."""
+        self.executed, self.root, self._dropped = executed, root, settled
+        self.decisions = {each.sequence: each for each in decisions}
+
+    def root_after(self, slot: int) -> bytes | None:
+        """State root after an executed slot that is still remembered."""
+        return next((done.root for done in reversed(self.log) if done.sequence == slot), None)
 
     def operation(self, request_id: bytes) -> Any:
         """The operation of an executed request."""

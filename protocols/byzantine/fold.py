@@ -13,7 +13,6 @@ from operator import attrgetter
 
 from ...core.errors import PeerProtocolError
 from ...core.machine import LogEvent
-from .chains import AuthorChain
 from .events import (
     CANCEL,
     CHECKPOINT,
@@ -85,10 +84,7 @@ class ByzantineFold(SlotFold):
         author, kind = header.author, header.type
         handler = _HANDLERS.get(kind)
         self.now += 1
-        chain = self.chains.get(author)
-        if chain is None:
-            chain = self.chains[author] = AuthorChain()
-        chain.add(header.author_seq)
+        self._note_number(event)
         if handler is None:
             self._judge_again(event)
             return
