@@ -69,7 +69,8 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     """What a snapshot says.
 
     Attributes:
-        executed, root: the last executed slot, at or above h, and the state after it.
+        roots: state after the last executed slot, which is at or above h, and after those from h on
+            that may become checkpoints.
         clients: last executed number by client.
         stable, stable_root, proof: h, its root, and q matching checkpoints.
         view: the view.
@@ -81,8 +82,7 @@ class State(msgspec.Struct, frozen=True, array_like=True):
     """
 
     version: int
-    executed: int
-    root: bytes
+    roots: tuple[tuple[int, bytes], ...]
     clients: tuple[tuple[str, int], ...]
     stable: int
     stable_root: bytes
@@ -115,8 +115,7 @@ def take(replica: ByzantineReplica) -> Snapshot | None:
     proof = [replica.store.get(each) for each in book.proof]
     state = State(
         VERSION,
-        executor.executed,
-        executor.root,
+        _roots(replica),
         replica.requests.executed(),
         book.stable,
         book.root,
@@ -128,7 +127,8 @@ def take(replica: ByzantineReplica) -> Snapshot | None:
         tuple(sorted(replica.due_checkpoints.items())),
         replica.postponed(MAX_POSTPONED),
     )
-    needed = [event.sequence for event in replica.store.above(book.stable)]
+    settled = book.stable - replica.group.window  # slower replicas' certificates name what is above
+    needed = [event.sequence for event in replica.store.above(settled)]
     needed += [request.position for request in replica.requests.pending()]
     again = {event.sequence for event in replica.views.held() if event.sequence}
     return Snapshot(
@@ -136,6 +136,15 @@ def take(replica: ByzantineReplica) -> Snapshot | None:
         min((each for each in needed if each), default=None),
         tuple(sorted(again)),
     )
+
+
+def _roots(replica: ByzantineReplica) -> tuple[tuple[int, bytes], ...]:
+    executor = replica.executor
+    first = replica.checkpoints.stable
+    slots = range(first, executor.executed + 1, replica.group.interval)
+    known = {slot: executor.root_after(slot) for slot in slots}
+    known[executor.executed] = executor.root
+    return tuple((slot, root) for slot, root in sorted(known.items()) if root is not None)
 
 
 def _stored(event: LogEvent) -> StoredEvent:
@@ -185,7 +194,7 @@ def restore(replica: ByzantineReplica, encoded: bytes) -> None:
     if not check.is_proven:
         raise ValueError(f"the checkpoint at {state.stable} is not proven: {check.fault}")
     replica.checkpoints.resume(state.stable, state.stable_root, ids)
-    replica.executor.resume(state.executed, state.root, state.decisions, state.stable)
+    replica.executor.resume(dict(state.roots), state.decisions, state.stable)
     replica.requests.resume(state.clients)
     view = state.view
     replica.views.resume(view.number, view.standing, view.floor, view.top, is_active=view.is_active)
