@@ -42,6 +42,7 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     Attributes:
         version: of this structure.
         milestone: how far the machine had come for good.
+        requested: log position of the request of the coordination.
         place: a record; this one and all before it had been folded.
         after: log position behind which everything must be folded again.
         again: positions of single older records that must be, too.
@@ -52,6 +53,7 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
 
     version: int
     milestone: int
+    requested: int
     place: Place
     after: int
     again: tuple[int, ...]
@@ -100,19 +102,12 @@ class Snapshots:
             LocalProtocolError: it cannot be read; nothing may be signed without it.
         """
         name, epoch = self._coordination.id, self._coordination.epoch
-        keys = sorted(self._journal.keys(name, snapshot_slot(epoch)), key=_milestone)
-        for key in keys[:-1]:
-            self._journal.discard((name, key))
-        entry = self._journal.find(name, keys[-1]) if keys else None
-        if entry is None:
-            return None
-        try:
-            note = msgspec.msgpack.decode(entry.wire, type=Note)
-        except msgspec.MsgspecError as error:
-            raise LocalProtocolError(f"the snapshot of {name!r} cannot be read: {error}") from None
-        if note.version != VERSION:
-            raise LocalProtocolError(f"the snapshot of {name!r} has version {note.version}")
-        self._kept, self._milestone = keys[-1], note.milestone
+        note = newest_note(self._journal, name, epoch)
+        if note is not None:
+            self._kept, self._milestone = snapshot_slot(epoch, note.milestone), note.milestone
+            for key in self._journal.keys(name, snapshot_slot(epoch)):
+                if key != self._kept:
+                    self._journal.discard((name, key))
         return note
 
     def is_over(self, note: Note, slot: Key, number: int) -> bool:
@@ -166,7 +161,9 @@ class Snapshots:
     def take(self) -> tuple[Key, Entry] | None:
         """The snapshot to be written with, and behind, everything signed so far; if one is due."""
         machine, place = self._coordination.machine, self._place
+        request = self._coordination.request
         assert machine is not None
+        assert request is not None
         milestone = machine.milestone()
         if place is None or milestone <= self._milestone:
             return None
@@ -182,6 +179,7 @@ class Snapshots:
         note = Note(
             VERSION,
             milestone,
+            request.sequence,
             place,
             after,
             tuple(sorted(each for each in again if each <= after)),
@@ -215,5 +213,22 @@ class Snapshots:
         await self._journal.compact()
 
 
-def _milestone(key: Key) -> int:
-    return int(key[-1])
+def newest_note(journal: Journal, coordination: str, epoch: bytes) -> Note | None:
+    """The newest snapshot that a journal holds of a coordination.
+
+    Raises:
+        LocalProtocolError: it cannot be read; nothing may be signed without it.
+    """
+    keys = journal.keys(coordination, snapshot_slot(epoch))
+    newest = max(keys, key=lambda key: int(key[-1]), default=None)
+    entry = journal.find(coordination, newest) if newest is not None else None
+    if entry is None:
+        return None
+    try:
+        note = msgspec.msgpack.decode(entry.wire, type=Note)
+    except msgspec.MsgspecError as error:
+        why = f"the snapshot of {coordination!r} cannot be read: {error}"
+        raise LocalProtocolError(why) from None
+    if note.version != VERSION:
+        raise LocalProtocolError(f"a snapshot of {coordination!r} has version {note.version}")
+    return note
