@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Any
@@ -117,8 +118,8 @@ class Membership:
         self._position = 0
         self._surveyed = Place()  # all up to here was read from the log, not from its feed
         self._floor = 0  # up to here everything counts as taken
-        self._taken: dict[int, None] = {}
-        self._seen: dict[bytes, float] = {}
+        self._taken: OrderedDict[int, None] = OrderedDict()
+        self._seen: OrderedDict[bytes, float] = OrderedDict()
         self._folded: set[bytes] = set()  # own events (their bytes) that have not come back yet
         self._spent: set[Key] = set()
         self._answers: dict[Key, Any] = {}
@@ -201,13 +202,13 @@ class Membership:
         slot = followed_slot(coordination.epoch)
         age_s = (self._clock_ns() - self._opened.stored_ns) / 1e9
         self._saw(self._opened, max(0.0, age_s))
+        for key in self._journal.keys(coordination.id, slot):
+            if self._snapshots.is_over(note, key):
+                self._journal.discard((coordination.id, key))
         entries = self._journal.entries(coordination.id, slot)
         events = [(decode_event(entry.wire), key) for key, entry in entries if key != slot]
         for event, key in sorted(events, key=lambda each: each[0].header.author_seq):
             number = event.header.author_seq
-            if note is not None and self._snapshots.is_over(note, key, number):
-                self._journal.discard((coordination.id, key))
-                continue
             self._snapshots.signed(event.wire, number, key)
             self._fold_own(event, self._registry.admission.decode_body(event))
             self._author.resume(coordination.id, number + 1, event.id, event.header.at_ns)
@@ -281,8 +282,7 @@ class Membership:
         self._position = max(self._position, record.sequence)
         self._taken[record.sequence] = None
         if len(self._taken) > MAX_SEEN:
-            oldest = next(iter(self._taken))
-            del self._taken[oldest]
+            oldest, _ = self._taken.popitem(last=False)
             self._floor = max(self._floor, oldest)
         if record.wire in self._folded:  # signed and folded here: nothing to verify, nothing new
             self._folded.discard(record.wire)
@@ -321,7 +321,7 @@ class Membership:
 
     def _saw(self, event: LogEvent, age_s: float = 0.0) -> None:
         if len(self._seen) >= MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
+            self._seen.popitem(last=False)
         self._seen.setdefault(event.id, self._loop.time() - age_s)
 
     async def _look_again(self) -> None:

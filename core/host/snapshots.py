@@ -47,7 +47,7 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
         after: log position behind which everything must be folded again.
         again: positions of single older records that must be, too.
         heads: the authors' chains; what was signed here from the own head on is newer.
-        unstored: numbers of older own events that the log had not been seen to hold.
+        unstored: journal keys of older own events that the log had not been seen to hold.
         state: of the machine.
     """
 
@@ -58,7 +58,7 @@ class Note(msgspec.Struct, frozen=True, array_like=True):
     after: int
     again: tuple[int, ...]
     heads: tuple[ChainHead, ...]
-    unstored: tuple[int, ...]
+    unstored: tuple[Key, ...]
     state: bytes
 
     def next_number(self, author: str) -> int:
@@ -110,9 +110,9 @@ class Snapshots:
                     self._journal.discard((name, key))
         return note
 
-    def is_over(self, note: Note, slot: Key, number: int) -> bool:
-        """Whether an own event is settled by a snapshot; for the machine restored from it."""
-        if number >= note.next_number(self._author) or number in note.unstored:
+    def is_over(self, note: Note | None, slot: Key) -> bool:
+        """Whether what is kept under a key is settled by the snapshot the machine began with."""
+        if note is None or slot in note.unstored:
             return False
         machine = self._coordination.machine
         assert machine is not None
@@ -135,7 +135,7 @@ class Snapshots:
         self._unconfirmed = {
             wire: own
             for wire, own in self._unconfirmed.items()
-            if own.number >= upto or own.number in unstored
+            if own.number >= upto or own.slot in unstored
         }
 
     def confirm(self, records: Iterable[Record]) -> None:
@@ -176,6 +176,8 @@ class Snapshots:
         if self._coordination.announced is not None:
             again.add(self._coordination.announced.sequence)
         after = min(place.sequence, needs)
+        heads = self._coordination.chains.heads()
+        head = next((each.number for each in heads if each.author == self._author), 0)
         note = Note(
             VERSION,
             milestone,
@@ -183,8 +185,8 @@ class Snapshots:
             place,
             after,
             tuple(sorted(each for each in again if each <= after)),
-            self._coordination.chains.heads(),
-            tuple(sorted(own.number for own in self._unconfirmed.values())),
+            heads,
+            tuple(own.slot for own in self._unconfirmed.values() if own.number < head),
             snapshot.state,
         )
         encoded = msgspec.msgpack.encode(note)

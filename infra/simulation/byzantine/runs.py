@@ -38,7 +38,7 @@ LANDS_S = 10.0
 """So long after the end the last event of a replica that had no connection is stored."""
 
 LONG_MS = 600_000
-LONG_LOAD_MS = 9_000
+LONG_LOAD_MS = 6_000
 """About as long clients of a long service go on, so that replicas restart from snapshots."""
 
 FIRST_LATER = 100
@@ -217,7 +217,7 @@ class SimulatedByzantine(Simulation):
 def is_long(case: Case, config: dict[str, Any]) -> bool:
     """Whether a service goes on for a while: checkpoints are close, and many of them pass."""
     may = config["mode"] == "service" and config["checkpoint_interval"] <= 2
-    return may and random.Random(f"{case.seed}/long").random() < 0.5
+    return may and random.Random(f"{case.seed}/long").random() < 0.4
 
 
 def _at(fault: Fault) -> tuple[int, str, str]:
