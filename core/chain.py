@@ -6,6 +6,8 @@ with one number prove a fork; a missing number is a gap: reported until filled, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from .envelope import Event
@@ -21,6 +23,22 @@ class Gap(msgspec.Struct, frozen=True):
     author: str
     first: int
     last: int
+
+
+class ChainHead(msgspec.Struct, frozen=True, array_like=True):
+    """How far an author's chain is known without a gap.
+
+    Attributes:
+        author: the author.
+        number: of the next event.
+        last: id of the one before; zeros for the first.
+        at_ns: its clock.
+    """
+
+    author: str
+    number: int
+    last: bytes
+    at_ns: int
 
 
 class _Chain:
@@ -72,6 +90,26 @@ class ChainBook:
             last = chain.pending[number]
             return number + 1, last.id, last.header.at_ns
         return chain.length, chain.ids[-1] if chain.ids else ZERO32, chain.at_ns
+
+    def heads(self) -> tuple[ChainHead, ...]:
+        """The heads of all chains, by author; what lies beyond a gap is not said."""
+        return tuple(
+            ChainHead(author, chain.length, chain.ids[-1] if chain.ids else ZERO32, chain.at_ns)
+            for author, chain in sorted(self._chains.items())
+        )
+
+    def restore(self, heads: Iterable[ChainHead]) -> None:
+        """Go on behind these heads; for a book that knows nothing of their authors."""
+        for head in heads:
+            chain = self._chains[head.author] = _Chain()
+            chain.at_ns = head.at_ns
+            if head.number:
+                chain.first, chain.ids = head.number - 1, [head.last]
+
+    def lacks(self, author: str, number: int) -> bool:
+        """Whether the author's event with that number has not been seen."""
+        chain = self._chains.get(author)
+        return chain is None or (number >= chain.length and number not in chain.pending)
 
     def find(self, author: str, number: int) -> bytes | None:
         """Id of the author's event with that number, if seen and still kept."""

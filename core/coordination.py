@@ -36,6 +36,7 @@ MAX_ANNOUNCEMENTS = 4
 DECIDED = "coordination.decided"
 FAILED = "coordination.failed"
 DEADLINE = "deadline.passed"
+CANCEL_REQUESTED = "coordination.cancel_requested"
 
 
 def _no_secret(label: str) -> bytes:
@@ -212,10 +213,23 @@ class Coordination:
             if self._announcements:
                 self._judge_announcements()
 
+    def show_again(self, event: LogEvent) -> None:
+        """Fold an event that the chains know of, after they and the machine were restored.
+
+        Raises:
+            PeerProtocolError: the event has no effect.
+        """
+        if event.type == CANCEL_REQUESTED:
+            self._apply_cancel_requested(event)
+        elif event.type in TERMINAL_TYPES:
+            self._apply_terminal(event)
+        else:
+            self.fold_again(event)
+
     def _fold(self, event: LogEvent) -> None:
         header = event.event.header
         if header.epoch != self.epoch and (
-            header.epoch or header.type != "coordination.cancel_requested"
+            header.epoch or header.type != CANCEL_REQUESTED
         ):  # a cancel may cross the opening
             raise PeerProtocolError(
                 "wrong_epoch",
@@ -421,7 +435,7 @@ _STEPS: dict[str, Callable[[Coordination, LogEvent], None]] = {
     "coordination.requested": Coordination._apply_requested,
     "coordination.claimed": Coordination._apply_claimed,
     "coordination.opened": Coordination._apply_opened,
-    "coordination.cancel_requested": Coordination._apply_cancel_requested,
+    CANCEL_REQUESTED: Coordination._apply_cancel_requested,
     "coordination.input_rejected": Coordination._apply_input_rejected,
     "deadline.passed": Coordination._apply_deadline,
     "evidence.submitted": Coordination._apply_evidence,

@@ -3,58 +3,43 @@
 Before a participant publishes an event, the event is written under ``(coordination, key)`` and
 fsynced. After a restart the very same bytes are published again; signing anything else under that
 key is refused for ever. Entries go in groups, one fsync a group, and are dropped when the
-coordination is over for this author.
+coordination is over for this author, or when its host knows that nobody will ever ask for them.
 
-File format: one header frame, then frames of ``length(4) crc32(4) crc32-of-these-8(4) payload``. A
-torn last frame was never acknowledged and is cut off; damage anywhere else, a damaged length
-included, means the record cannot be trusted.
+Here is the index of what is kept; :mod:`.journal_file` has the file.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
-import struct
-import sys
 import time
-import zlib
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from .envelope import Event, decode_event
-from .errors import MabeamError, SignOnceError
+from .errors import SignOnceError
+from .journal_file import (
+    FRAME_BYTES,
+    MAX_FRAME_BYTES,
+    JournalError,
+    JournalFile,
+    JournalInUseError,
+    Span,
+)
 from .machine import Key
 from .telemetry import logger
 
-if sys.platform != "win32":
-    import fcntl
+__all__ = ["Entry", "Journal", "JournalError", "JournalInUseError", "Slot"]
 
 _log = logger("agent")
 
-MAX_FRAME_BYTES = 1024 * 1024
 COMPACT_BYTES = 8 * 1024 * 1024
 QUICK_S = 0.0005
 """A group that is on disk in less than this is written at once: going to another thread and back
 takes longer. Elsewhere a thread waits for the disk."""
-
-_FRAME = struct.Struct(">III")
-
-
-class JournalError(MabeamError):
-    """The journal is damaged or cannot be written; the author must stay mute."""
-
-    code = "journal"
-
-
-class JournalInUseError(JournalError):
-    """Another process has the journal open."""
-
-    code = "journal_in_use"
-    exit_code = 5
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
@@ -93,6 +78,11 @@ _encoder = msgspec.msgpack.Encoder()
 Slot = tuple[str, Key]
 
 
+class _Kept(NamedTuple):
+    span: Span
+    until_ns: int
+
+
 class Journal:
     """The journal of one author.
 
@@ -106,8 +96,8 @@ class Journal:
         self.born: int | None = None
         self._author = author
         self._key_id = key_id
-        self._slots: dict[Slot, tuple[int, int]] = {}  # offset and length of the payload
-        self._keep: dict[Slot, int] = {}
+        self._kept: dict[str, dict[Key, _Kept]] = {}
+        self._live = 0  # bytes of the frames of what is kept
         self._last: dict[str, Slot] = {}
         self._answers: dict[Slot, Slot] = {}
         self._pending: list[tuple[Slot, bytes, int, asyncio.Future[None]]] = []
@@ -115,57 +105,20 @@ class Journal:
         self._flusher: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._size = 0
         self._usual_s = QUICK_S  # how long a group takes to be written
-        self._is_named = False  # whether the file's name is known to be durable
+        self._file = JournalFile(path)
         try:
-            self._file = _open_locked(path)
-        except OSError as error:
-            raise JournalError(
-                f"cannot open journal {path}: {error.strerror}",
-                hint="Give it a writable state directory.",
-            ) from None
-        try:
-            self._recover()
+            for payload, span in self._file.recover():
+                self._load(payload, span)
         except JournalError:
-            os.close(self._file)
+            self._file.close()
             raise
 
-    # Recovery ---------------------------------------------------------------------------------
-
-    def _recover(self) -> None:
-        data = os.pread(self._file, os.fstat(self._file).st_size, 0)
-        offset = 0
-        while offset + _FRAME.size <= len(data):
-            length, checksum, header_checksum = _FRAME.unpack_from(data, offset)
-            if zlib.crc32(data[offset : offset + 8]) != header_checksum:
-                if any(data[offset:]):
-                    raise self._damaged(offset)
-                break  # the file grew, but nothing of the frame was written
-            start = offset + _FRAME.size
-            payload = data[start : start + length]
-            if len(payload) < length:
-                break
-            if zlib.crc32(payload) != checksum:
-                if start + length >= len(data):
-                    break
-                raise self._damaged(offset)
-            try:
-                self._load(_decoder.decode(payload), start, length)
-            except msgspec.MsgspecError:
-                raise self._damaged(offset) from None
-            offset = start + length
-        if offset < len(data):
-            os.ftruncate(self._file, offset)
-        self._size = offset
-
-    def _damaged(self, offset: int) -> JournalError:
-        return JournalError(
-            f"journal {self.path} is damaged at byte {offset}",
-            hint="Move it away: its author then stays mute in whatever it may have signed in.",
-        )
-
-    def _load(self, payload: _Payload, offset: int, length: int) -> None:
+    def _load(self, encoded: bytes, span: Span) -> None:
+        try:
+            payload = _decoder.decode(encoded)
+        except msgspec.MsgspecError:
+            raise self._file.damaged(span.offset - FRAME_BYTES) from None
         if isinstance(payload, _Born):
             if payload.author != self._author or payload.key_id != self._key_id:
                 raise JournalError(
@@ -176,17 +129,28 @@ class Journal:
             self.born = payload.sequence
             return
         slot = (payload.coordination, payload.key)
-        self._slots[slot] = (offset, length)
-        self._keep[slot] = payload.keep_until_ns
-        self._last[payload.coordination] = slot
+        self._keep(slot, span, payload.keep_until_ns)
         if payload.entry.asked:
             self._answers[payload.coordination, payload.entry.asked] = slot
+
+    def _keep(self, slot: Slot, span: Span, until_ns: int) -> None:
+        self._lose(slot)
+        self._kept.setdefault(slot[0], {})[slot[1]] = _Kept(span, until_ns)
+        self._live += span.length + FRAME_BYTES
+        self._last[slot[0]] = slot
+
+    def _lose(self, slot: Slot) -> None:
+        kept = self._kept.get(slot[0], {}).pop(slot[1], None)
+        if kept is not None:
+            self._live -= kept.span.length + FRAME_BYTES
+            if not self._kept[slot[0]]:
+                del self._kept[slot[0]]
 
     def begin(self, sequence: int) -> None:
         """Mark a new journal as complete for everything opened after ``sequence``."""
         payload = _encoder.encode(_Born(self._author, self._key_id, sequence))
         try:
-            self._write_group([payload])
+            self._file.append([payload])
         except OSError as error:
             raise self._unwritable(error) from None
         self.born = sequence
@@ -194,15 +158,14 @@ class Journal:
     # Use --------------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        return len(self._slots)
+        return sum(map(len, self._kept.values()))
 
     def find(self, coordination: str, key: Key) -> Entry | None:
         """What was signed under the key, if anything; only what is durable already."""
-        slot = (coordination, key)
-        place = self._slots.get(slot)
+        place = self._kept.get(coordination, {}).get(key)
         if place is None:
             return None
-        payload = _decoder.decode(os.pread(self._file, place[1], place[0]))
+        payload = _decoder.decode(self._file.read(place.span))
         assert isinstance(payload, _Signed)
         return payload.entry
 
@@ -212,16 +175,29 @@ class Journal:
         entry = self.find(*slot) if slot else None
         return entry.answer if entry else None
 
-    def entries(self, coordination: str, prefix: Key) -> list[tuple[Key, Entry]]:
-        """What is kept in a coordination under keys with this prefix, in the order of writing."""
+    def keys(self, coordination: str, prefix: Key) -> list[Key]:
+        """Keys with this prefix under which something is kept, in the order of writing."""
         size = len(prefix)
-        keys = [k for c, k in self._slots if c == coordination and k[:size] == prefix]
-        found = ((key, self.find(coordination, key)) for key in keys)
+        return [key for key in self._kept.get(coordination, ()) if key[:size] == prefix]
+
+    def entries(self, coordination: str, prefix: Key) -> list[tuple[Key, Entry]]:
+        """The same with what is kept under them."""
+        found = ((key, self.find(coordination, key)) for key in self.keys(coordination, prefix))
         return [(key, entry) for key, entry in found if entry is not None]
 
     def slots(self, first: str, length: int) -> list[Slot]:
         """Coordinations and keys of this length whose first part is ``first``."""
-        return [slot for slot in self._slots if len(slot[1]) == length and slot[1][0] == first]
+        return [slot for slot in self._slots() if len(slot[1]) == length and slot[1][0] == first]
+
+    def all(self) -> Iterator[tuple[Slot, Entry]]:
+        """Everything that is kept."""
+        for slot in self._slots():
+            entry = self.find(*slot)
+            if entry is not None:
+                yield slot, entry
+
+    def _slots(self) -> list[Slot]:
+        return [(name, key) for name, keys in self._kept.items() for key in keys]
 
     def last_slot(self, coordination: str) -> Slot | None:
         """Where the newest event signed in a coordination is kept."""
@@ -322,19 +298,17 @@ class Journal:
             payloads = [payload for _, payload, _, _ in group]
             try:
                 if self._usual_s < QUICK_S:
-                    places = self._write_timed(payloads)
+                    spans = self._write_timed(payloads)
                 else:
-                    places = await loop.run_in_executor(self._thread, self._write_timed, payloads)
+                    spans = await loop.run_in_executor(self._thread, self._write_timed, payloads)
             except (OSError, RuntimeError) as error:
                 for slot, _, _, done in group:
                     self._promised.pop(slot, None)
                     if not done.done():
                         done.set_exception(self._unwritable(error))
                 continue
-            for (slot, _, keep_until_ns, done), place in zip(group, places, strict=True):
-                self._slots[slot] = place
-                self._keep[slot] = keep_until_ns
-                self._last[slot[0]] = slot
+            for (slot, _, keep_until_ns, done), span in zip(group, spans, strict=True):
+                self._keep(slot, span, keep_until_ns)
                 self._promised.pop(slot, None)
                 if not done.done():  # one future stands for all that were signed together
                     done.set_result(None)
@@ -345,41 +319,28 @@ class Journal:
             f"cannot write journal {self.path}: {why}", hint="It stays mute until it can."
         )
 
-    def _write_timed(self, payloads: list[bytes]) -> list[tuple[int, int]]:
+    def _write_timed(self, payloads: list[bytes]) -> list[Span]:
         started = time.perf_counter()
         try:
-            return self._write_group(payloads)
+            return self._file.append(payloads)
         finally:
             self._usual_s += (time.perf_counter() - started - self._usual_s) / 4
-
-    def _write_group(self, payloads: list[bytes]) -> list[tuple[int, int]]:
-        """Write frames behind the others, durably; all or none of them."""
-        places, size = [], self._size
-        try:
-            for payload in payloads:
-                start, length, size = _append_frame(self._file, size, payload)
-                places.append((start, length))
-            os.fdatasync(self._file)
-            if not self._is_named:
-                _sync_directory(self.path.parent)
-                self._is_named = True
-        except OSError:
-            # Nobody was promised these; half of a frame before later ones would look like damage.
-            os.ftruncate(self._file, self._size)
-            raise
-        self._size = size
-        return places
 
     # Housekeeping -----------------------------------------------------------------------------
 
     def expired(self, now_ns: int) -> list[Slot]:
         """Slots whose entries need not be kept any longer."""
-        return [slot for slot, until in self._keep.items() if until < now_ns]
+        return [
+            (name, key)
+            for name, keys in self._kept.items()
+            for key, kept in keys.items()
+            if kept.until_ns < now_ns
+        ]
 
     def discard(self, slot: Slot) -> None:
-        """Forget one entry, because a newer one says all that must be known."""
-        self._slots.pop(slot, None)
-        self._keep.pop(slot, None)
+        """Forget one entry, because a newer one says all that must be known. Until the file is
+        rewritten, the entry is back after a restart."""
+        self._lose(slot)
         if self._last.get(slot[0]) == slot:
             del self._last[slot[0]]
 
@@ -400,55 +361,38 @@ class Journal:
                 dropped.add(slot[0])
         for asked in [asked for asked, slot in self._answers.items() if slot[0] in dropped]:
             del self._answers[asked]
-        live = sum(length + _FRAME.size for _, length in self._slots.values())
-        if self._size > COMPACT_BYTES and live < self._size // 2:
-            async with self._writing:
-                await self._compact()
+        await self.compact()
         return dropped
 
+    async def compact(self) -> None:
+        """Rewrite the file with the live entries if it is large and most of it is dead; flushes
+        wait meanwhile, lookups do not."""
+        if self._is_bloated():
+            async with self._writing:
+                if self._is_bloated():
+                    await self._compact()
+
+    def _is_bloated(self) -> bool:
+        return self._file.size > COMPACT_BYTES and self._live < self._file.size // 2
+
     async def _compact(self) -> None:
-        """Rewrite the file with the live entries; flushes wait meanwhile, lookups do not."""
-        loop = asyncio.get_running_loop()
+        loop, slots = asyncio.get_running_loop(), self._slots()
+        spans = [self._kept[name][key].span for name, key in slots]
+        born = _Born(self._author, self._key_id, self.born) if self.born is not None else None
+        first = [_encoder.encode(born)] if born is not None else []
         try:
-            file, moved, size = await loop.run_in_executor(
-                self._thread, self._copy_live, dict(self._slots)
+            file, moved = await loop.run_in_executor(
+                self._thread, self._file.rewritten, first, spans
             )
         except OSError as error:  # the longer file goes on being used
             _log.warning("journal_not_compacted", extra={"why": str(error)})
             return
-        old, self._file, self._size = self._file, file, size
-        self._is_named = False  # a power failure could bring back the old file
-        self._slots = {slot: place for slot, place in moved.items() if slot in self._slots}
-        os.close(old)
-
-    def _copy_live(
-        self, slots: dict[Slot, tuple[int, int]]
-    ) -> tuple[int, dict[Slot, tuple[int, int]], int]:
-        """Put a file with only these entries in the place of the present one."""
-        scratch = self.path.with_suffix(".compact")
-        file = os.open(scratch, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            _lock(file, scratch)
-            moved, size = self._copy(slots, file)
-            os.fsync(file)
-            scratch.replace(self.path)
-        except OSError:
-            os.close(file)
-            raise
-        return file, moved, size
-
-    def _copy(
-        self, slots: dict[Slot, tuple[int, int]], file: int
-    ) -> tuple[dict[Slot, tuple[int, int]], int]:
-        size = 0
-        moved: dict[Slot, tuple[int, int]] = {}
-        if self.born is not None:
-            born = _Born(self._author, self._key_id, self.born)
-            size = _append_frame(file, size, _encoder.encode(born))[2]
-        for slot, (offset, length) in slots.items():
-            start, length, size = _append_frame(file, size, os.pread(self._file, length, offset))
-            moved[slot] = (start, length)
-        return moved, size
+        old, self._file = self._file, file
+        for (name, key), span in zip(slots, moved, strict=True):
+            kept = self._kept.get(name, {})
+            if key in kept:
+                kept[key] = _Kept(span, kept[key].until_ns)
+        old.close()
 
     async def settle(self) -> None:
         """Wait until what is being written is durable, or known not to be."""
@@ -459,61 +403,4 @@ class Journal:
         """Flush and close."""
         await self.settle()
         self._thread.shutdown()
-        file, self._file = self._file, -1
-        os.close(file)
-
-
-def _open_locked(path: Path) -> int:
-    """Open the file for this process alone; an older file of that name may be replaced meanwhile.
-
-    Raises:
-        JournalInUseError: another process has it.
-    """
-    while True:
-        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            _lock(file, path)
-            if _is_at(file, path):
-                return file
-        except BaseException:
-            os.close(file)
-            raise
-        os.close(file)
-
-
-def _is_at(file: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(file), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def _lock(file: int, path: Path) -> None:
-    """Exclude other processes, where the system can; the lock ends with the process."""
-    if sys.platform == "win32":
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise JournalInUseError(
-            f"journal {path} is in use by another process",
-            hint="One process signs under one key: end the other one, or give this one its own id.",
-        ) from None
-
-
-def _append_frame(file: int, offset: int, payload: bytes) -> tuple[int, int, int]:
-    """Write one frame at ``offset``; start and length of its payload, and the new file size."""
-    head = struct.pack(">II", len(payload), zlib.crc32(payload))
-    frame = head + struct.pack(">I", zlib.crc32(head)) + payload
-    if os.pwrite(file, frame, offset) != len(frame):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    return offset + _FRAME.size, len(payload), offset + len(frame)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in a directory durable."""
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+        self._file.close()

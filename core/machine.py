@@ -149,6 +149,20 @@ def decide(outcome: msgspec.Struct, inputs_upto: int, cut: Sequence[bytes]) -> A
     return Append(TERMINAL_KEY, "coordination.decided", body, refs)
 
 
+class Snapshot(msgspec.Struct, frozen=True):
+    """What a machine needs to go on without the events that led there.
+
+    Attributes:
+        state: opaque to everybody else; the same state has the same bytes.
+        needs: log position of the first event that must be folded again, ``None`` if none need be.
+        again: positions of single older ones that must be folded again, too.
+    """
+
+    state: bytes
+    needs: int | None
+    again: tuple[int, ...]
+
+
 class Context(msgspec.Struct, frozen=True):
     """What a machine knows from the start: the frozen configuration.
 
@@ -222,6 +236,35 @@ class Machine(ABC):
 
     def is_done(self) -> bool:
         """Whether a participant that follows its coordination has nothing left to contribute."""
+        return False
+
+    # A machine that may live long lets its host keep what it has come to, so that what led there
+    # can be dropped. Whoever does not is folded from the beginning again, which is always right.
+
+    def milestone(self) -> int:
+        """How far the machine has come for good; a snapshot is worth taking when it has grown."""
+        return 0
+
+    def snapshot(self) -> Snapshot | None:
+        """What to begin with after a restart instead of with nothing; ``None`` if it cannot tell.
+
+        ``restore`` in a new machine, then the events from ``needs`` on and those at ``again``, in
+        any order, and this author's own events that are not settled, give the state that all events
+        give, as far as it matters for what is intended.
+        """
+        return None
+
+    def restore(self, state: bytes) -> None:
+        """Begin with what a snapshot of this machine's coordination says; before any event.
+
+        Raises:
+            ValueError: it is not the state of a snapshot.
+        """
+        raise ValueError("this machine takes no snapshots")
+
+    def is_settled(self, key: Key) -> bool:
+        """Whether nothing signed under this key will be intended again, nor needed by others, by a
+        machine that begins with what a snapshot taken now says."""
         return False
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -21,6 +21,7 @@ from ..transport import Transport
 from .membership import Membership
 from .registry import RegistryView
 from .slots import EXPIRY_GRACE_MS, FOLLOWED, expiry_ns, followed_slot, over_slot
+from .snapshots import newest_note
 
 _log = logger("agent")
 
@@ -164,14 +165,28 @@ class Following:
             secret=lambda label: self._author.secret(name, label),
             invited=True,
         )
-        for record in await self._transport.log.read(name):
+        request = await self._request_of(opened)
+        if request is None:
+            return None
+        coordination.apply(request)
+        coordination.apply(opened)
+        spec = self._protocols[opened.content.protocol]
+        check_request(request.content, opened.content, spec)
+        return coordination
+
+    async def _request_of(self, opened: LogEvent) -> LogEvent | None:
+        """The request that an opening answers; a snapshot tells where it was."""
+        name, log = opened.coordination, self._transport.log
+        note = newest_note(self._journal, name, opened.event.header.body_sha256)
+        record = await log.record_at(note.requested) if note is not None else None
+        event = self._find_request(opened, [record] if record is not None else [])
+        return event or self._find_request(opened, await log.read(name))
+
+    def _find_request(self, opened: LogEvent, records: Iterable[Record]) -> LogEvent | None:
+        for record in records:
             event = self._registry.admit(record)
             if event is not None and event.id == opened.content.request_id:
-                coordination.apply(event)
-                coordination.apply(opened)
-                spec = self._protocols[opened.content.protocol]
-                check_request(event.content, opened.content, spec)
-                return coordination
+                return event
         return None
 
 

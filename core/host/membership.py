@@ -7,6 +7,8 @@ folds it and does what its machine intends, several things at a time. Safety res
 * what is signed is folded at once, before the machine is asked what to do next;
 * nothing leaves this process before the journal holds it.
 
+Where the machine takes snapshots, a restart begins with the newest one (:mod:`.snapshots`).
+
 The log is not trusted: its tail may be gone after a restart, it may withhold and reorder. What the
 machine misses is read again, and so is everything when an author's chain has a gap, when a timer is
 due and after a while without news: a feed that has left something out does not bring it later. What
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from typing import Any
@@ -34,12 +37,13 @@ from ..errors import (
     UsageError,
 )
 from ..journal import Entry, Journal
-from ..log import Record, Submission
+from ..log import Place, Record, Submission
 from ..machine import After, Append, Ask, AskFailed, Key, LogEvent
 from ..telemetry import Telemetry, logger
 from ..transport import Transport
 from .registry import RegistryView
 from .slots import decode_answer, encode_answer, followed_slot
+from .snapshots import Note, Snapshots
 
 _log = logger("agent")
 
@@ -109,10 +113,13 @@ class Membership:
         self._clock_ns = clock_ns
         self._keep_until_ns = keep_until_ns
         self._loop = asyncio.get_running_loop()
+        self._snapshots = Snapshots(coordination, author.id, journal)
+        self._is_restored = False  # whether this began with a snapshot
         self._position = 0
+        self._surveyed = Place()  # all up to here was read from the log, not from its feed
         self._floor = 0  # up to here everything counts as taken
-        self._taken: dict[int, None] = {}
-        self._seen: dict[bytes, float] = {}
+        self._taken: OrderedDict[int, None] = OrderedDict()
+        self._seen: OrderedDict[bytes, float] = OrderedDict()
         self._folded: set[bytes] = set()  # own events (their bytes) that have not come back yet
         self._spent: set[Key] = set()
         self._answers: dict[Key, Any] = {}
@@ -138,10 +145,11 @@ class Membership:
             LogUnavailableError: the log cannot be read.
             LocalProtocolError: this program is at fault; a new membership may go on.
         """
-        self._join()
-        history = await self._transport.log.read(self.coordination.id)
-        self._take_all(history, is_history=True)
-        self._send_again({record.wire for record in history})
+        await self._journal.settle()  # an earlier membership may have left something under way
+        note = self._snapshots.newest()
+        self._join(note)
+        await self._read_history(note)
+        self._send_again()
         following = asyncio.create_task(self._follow())
         publishing = asyncio.create_task(self._publish())
         for task in (following, publishing):
@@ -186,26 +194,73 @@ class Membership:
 
     # Input ------------------------------------------------------------------------------------
 
-    def _join(self) -> None:
-        """Fold everything signed here before."""
+    def _join(self, note: Note | None) -> None:
+        """Fold everything signed here before, or begin with a snapshot and what it leaves."""
         coordination = self.coordination
+        if note is not None:
+            self._restore(note)
         slot = followed_slot(coordination.epoch)
         age_s = (self._clock_ns() - self._opened.stored_ns) / 1e9
         self._saw(self._opened, max(0.0, age_s))
+        for key in self._journal.keys(coordination.id, slot):
+            if self._snapshots.is_over(note, key):
+                self._journal.discard((coordination.id, key))
         entries = self._journal.entries(coordination.id, slot)
-        events = [decode_event(entry.wire) for key, entry in entries if key != slot]
-        for event in sorted(events, key=lambda each: each.header.author_seq):
+        events = [(decode_event(entry.wire), key) for key, entry in entries if key != slot]
+        for event, key in sorted(events, key=lambda each: each[0].header.author_seq):
+            number = event.header.author_seq
+            self._snapshots.signed(event.wire, number, key)
             self._fold_own(event, self._registry.admission.decode_body(event))
-            header = event.header
-            self._author.resume(coordination.id, header.author_seq + 1, event.id, header.at_ns)
+            self._author.resume(coordination.id, number + 1, event.id, event.header.at_ns)
 
-    def _send_again(self, stored: set[bytes]) -> None:
+    def _restore(self, note: Note) -> None:
+        coordination, machine = self.coordination, self.coordination.machine
+        assert machine is not None
+        try:
+            machine.restore(note.state)
+        except ValueError as error:
+            raise LocalProtocolError(f"the snapshot cannot be used: {error}") from None
+        coordination.chains.restore(note.heads)
+        self._author.resume(coordination.id, *coordination.chains.head(self._author.id))
+        self._is_restored = True
+
+    async def _read_history(self, note: Note | None) -> None:
+        """Fold what the log holds, from where a snapshot says that it is needed. If the log has
+        lost its tail since, all of it is read: what others have appended again may be anywhere."""
+        log, after = self._transport.log, 0
+        if note is not None and await note.place.is_in(log):
+            self._snapshots.trust(note)
+            after = self._floor = note.after
+            self._position, self._surveyed = note.place.sequence, note.place
+            singles = [await log.record_at(sequence) for sequence in note.again]
+            self._take_all((each for each in singles if each is not None), is_history=True)
+        history = await log.read(self.coordination.id, after)
+        self._take_all(history, is_history=True)
+        self._snapshots.confirm(history)
+        if history and history[-1].sequence > self._surveyed.sequence:
+            self._surveyed = Place.of(history[-1])
+
+    def _send_again(self) -> None:
         """Append what the log does not hold of this author's events."""
-        coordination = self.coordination
-        slot = followed_slot(coordination.epoch)
-        for key, entry in self._journal.entries(coordination.id, slot):
-            if key != slot and entry.wire not in stored:
-                self._queue(_Signed((), key, entry, decode_event(entry.wire)))
+        for wire, slot in self._snapshots.unconfirmed():
+            entry = self._journal.find(self.coordination.id, slot)
+            assert entry is not None
+            self._queue(_Signed((), slot, entry, decode_event(wire)))
+
+    async def _survey(self) -> None:
+        """Read what the feed may have left out, so that a snapshot can say what is folded."""
+        try:
+            records = await self._transport.log.read(self.coordination.id, self._surveyed.sequence)
+        except LogUnavailableError:
+            return
+        for record in records:
+            if self._is_new(record):
+                self._take(record)
+        self._snapshots.confirm(records)
+        if records:
+            self._surveyed = Place.of(records[-1])
+        self._snapshots.prepare(self._surveyed)
+        self._outgoing.set()
 
     async def _follow(self) -> None:
         while True:
@@ -227,8 +282,7 @@ class Membership:
         self._position = max(self._position, record.sequence)
         self._taken[record.sequence] = None
         if len(self._taken) > MAX_SEEN:
-            oldest = next(iter(self._taken))
-            del self._taken[oldest]
+            oldest, _ = self._taken.popitem(last=False)
             self._floor = max(self._floor, oldest)
         if record.wire in self._folded:  # signed and folded here: nothing to verify, nothing new
             self._folded.discard(record.wire)
@@ -254,19 +308,28 @@ class Membership:
 
     def _apply(self, event: LogEvent) -> None:
         try:
-            self.coordination.apply(event)
+            self._fold(event)
         except PeerProtocolError as error:
             self._telemetry.count("inputs_rejected", protocol="", reason=error.reason)
 
+    def _fold(self, event: LogEvent) -> None:
+        chains, number = self.coordination.chains, event.event.header.author_seq
+        if self._is_restored and not chains.lacks(event.author, number):
+            self.coordination.show_again(event)
+        else:
+            self.coordination.apply(event)
+
     def _saw(self, event: LogEvent, age_s: float = 0.0) -> None:
         if len(self._seen) >= MAX_SEEN:
-            del self._seen[next(iter(self._seen))]
+            self._seen.popitem(last=False)
         self._seen.setdefault(event.id, self._loop.time() - age_s)
 
     async def _look_again(self) -> None:
         """Read the log again when something is known to be missing, or may be."""
         now, machine = self._loop.time(), self.coordination.machine
         assert machine is not None
+        if self._snapshots.is_due():
+            await self._survey()
         wanted = machine.wanted()
         gaps = frozenset((gap.author, gap.first) for gap in self.coordination.chains.gaps())
         if gaps - self._gaps:
@@ -282,25 +345,39 @@ class Membership:
             self._reread_at = now + self._reread_pause
         elif now >= self._reread_at:
             longest_s = LONGEST_REREAD_S if wanted else LONGEST_GAP_S
+            fills_gaps = bool(gaps) and self._reread_pause < LONGEST_GAP_S
             self._reread_pause = min(2 * self._reread_pause, longest_s)
             self._reread_at = now + self._reread_pause
-            await self._read(0 if wanted else self._floor, wanted)
+            await self._read(0 if wanted or fills_gaps else self._floor, wanted, fills_gaps)
 
-    async def _read(self, after: int, wanted: frozenset[bytes]) -> None:
+    async def _read(self, after: int, wanted: frozenset[bytes], fills_gaps: bool = False) -> None:
         try:
             records = await self._transport.log.read(self.coordination.id, after)
         except LogUnavailableError:
             return
         for record in records:
-            if record.sequence > self._floor and record.sequence not in self._taken:
+            if self._is_new(record):
                 self._take(record)
-            elif wanted:
-                self._take_wanted(record, wanted)
+            elif wanted or (fills_gaps and record.sequence <= self._floor):
+                self._take_missing(record, wanted)
 
-    def _take_wanted(self, record: Record, wanted: frozenset[bytes]) -> None:
-        with contextlib.suppress(PeerProtocolError):
-            if decode_event(record.wire).id not in wanted:
-                return
+    def _is_new(self, record: Record) -> bool:
+        return record.sequence > self._floor and record.sequence not in self._taken
+
+    def _take_missing(self, record: Record, wanted: frozenset[bytes]) -> None:
+        """Fold an older record if the machine wants it or its author's chain lacks it."""
+        try:
+            event = decode_event(record.wire)
+        except PeerProtocolError:
+            return
+        if event.id in wanted:
+            self._take_wanted(record)
+        elif record.sequence <= self._floor and record.sequence not in self._taken:
+            header = event.header
+            if self.coordination.chains.lacks(header.author, header.author_seq):
+                self._take(record)
+
+    def _take_wanted(self, record: Record) -> None:
         event = self._registry.admit(record)
         if event is None:
             return
@@ -401,6 +478,7 @@ class Membership:
         except UsageError as error:
             _log.error("event_too_large", extra={"type": append.type, "why": str(error)})
             return
+        self._snapshots.signed(event.wire, event.header.author_seq, slot)
         self._fold_own(event, append.body)
         self._queue(_Signed(append.key, slot, Entry(event.wire, given, asked), event))
 
@@ -409,7 +487,7 @@ class Membership:
         self._saw(own)
         self._folded.add(event.wire)
         try:
-            self.coordination.apply(own)
+            self._fold(own)
         except PeerProtocolError as error:
             raise LocalProtocolError(f"own {event.header.type} has no effect: {error}") from None
 
@@ -418,12 +496,16 @@ class Membership:
         self._outgoing.set()
 
     async def _publish(self) -> None:
-        """Journal what was signed, one group at a time, then append it."""
+        """Journal what was signed, one group at a time, then append it; with a snapshot when one is
+        due."""
         while True:
             await self._outgoing.wait()
             self._outgoing.clear()
             group, id = self._outbox[:], self.coordination.id
             entries = [(each.slot, each.entry) for each in group]
+            snapshot = self._snapshots.take()
+            if snapshot is not None:
+                entries.append(snapshot)
             await self._journal.sign_all(id, entries, self._keep_until_ns)
             for signed in group:
                 self._spent.discard(signed.key)  # from here on the journal remembers
@@ -431,6 +513,8 @@ class Membership:
                 self._sending.add(task)
                 task.add_done_callback(self._on_ended)
             del self._outbox[: len(group)]
+            if snapshot is not None:
+                await self._snapshots.written()
 
     def _on_ended(self, task: asyncio.Task[None]) -> None:
         self._sending.discard(task)

@@ -39,6 +39,16 @@ def followed_slot(epoch: bytes, key: Key = ()) -> Key:
     return (FOLLOWED, _text(epoch), *key)
 
 
+def intent_key(slot: Key) -> Key:
+    """The intent behind a key made by :func:`followed_slot`."""
+    return slot[2:]
+
+
+def snapshot_slot(epoch: bytes, milestone: int | None = None) -> Key:
+    """Journal key of a snapshot; without its milestone, what all of them begin with."""
+    return ("snapshot", _text(epoch), *(() if milestone is None else (milestone,)))
+
+
 def over_slot(epoch: bytes) -> Key:
     """The note that a coordination which was followed is over for this author."""
     return ("over", epoch.hex())

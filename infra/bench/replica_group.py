@@ -54,6 +54,7 @@ class ReplicaGroup:
 
     Attributes:
         broker: the log.
+        journals: by id.
         epoch: of the service, once :meth:`open` has returned.
     """
 
@@ -66,7 +67,7 @@ class ReplicaGroup:
         self._root = KeyPair.generate()
         self._keys: dict[str, KeyPair] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._journals: list[Journal] = []
+        self.journals: dict[str, Journal] = {}
 
     async def open(self, config: dict[str, Any]) -> None:
         """Start everything and open the service; returns when all replicas follow it."""
@@ -112,11 +113,17 @@ class ReplicaGroup:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
 
+    async def restart(self, id: str) -> None:
+        """End a replica as a crash would and start it again, with its journal read from disk."""
+        await self.crash(id)
+        await self.journals[id].close()
+        self._start_replica(id)
+
     async def close(self) -> None:
         """End everything."""
         for id in list(self._tasks):
             await self.crash(id)
-        for journal in self._journals:
+        for journal in self.journals.values():
             await journal.close()
 
     async def _admit_all(self) -> None:
@@ -135,7 +142,7 @@ class ReplicaGroup:
 
     def _journal(self, id: str) -> Journal:
         journal = Journal(self._directory / f"{id}.journal", id, self._keys[id].key_id)
-        self._journals.append(journal)
+        self.journals[id] = journal
         return journal
 
     def _start_replica(self, id: str) -> ParticipantHost:

@@ -8,7 +8,7 @@ certificate is believed because its author says so.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 from ...core.machine import LogEvent
 from .config import Group
@@ -60,6 +60,12 @@ class EventStore:
     def events(self) -> tuple[LogEvent, ...]:
         """Everything at hand."""
         return tuple(self._events.values())
+
+    def above(self, slot: int) -> Iterator[LogEvent]:
+        """Events at hand that become dispensable only with a slot above this one."""
+        for each, ids in self._by_slot.items():
+            if each > slot:
+                yield from (self._events[i] for i in ids if i in self._events)
 
     def add(self, event: LogEvent, slot: int | None) -> None:
         """Keep an event until ``slot`` is dropped or the event is; for ever if it is ``None``."""

@@ -29,6 +29,10 @@ class CheckpointBook:
         """Who has reported this state, unless it is stable already."""
         return set(self._votes.signers((0, sequence, root)))
 
+    def resume(self, stable: int, root: bytes, proof: tuple[bytes, ...]) -> None:
+        """Begin with a stable checkpoint."""
+        self.stable, self.root, self.proof = stable, root, proof
+
     def add(self, sequence: int, root: bytes, signer: str, event_id: bytes) -> bool:
         """Count a checkpoint; whether it made a higher one stable."""
         if sequence <= self.stable:

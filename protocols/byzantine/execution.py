@@ -7,7 +7,7 @@ follows from the decided prefix alone: whoever executes the same slots has the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -56,6 +56,7 @@ class Executor:
         self.fork: tuple[Decision, Decision] | None = None
         self.batches: dict[bytes, tuple[bytes, ...]] = {}
         self._batch_at: dict[bytes, int] = {}
+        self._roots: dict[int, bytes] = {}  # of slots that executed before a snapshot
         self._dropped = 0
         self._group = group
         self._requests = requests
@@ -123,13 +124,29 @@ class Executor:
     def drop_upto(self, slot: int) -> None:
         """Forget decided slots up to ``slot``, all of them executed; the root binds them."""
         over = sum(done.sequence <= slot for done in self.log)
-        for done in self.log[:over]:
-            del self.decisions[done.sequence]
         del self.log[:over]
+        self._roots = {each: root for each, root in self._roots.items() if each > slot}
+        for sequence in [each for each in self.decisions if each <= slot]:
+            del self.decisions[sequence]
         for digest in [each for each, at in self._batch_at.items() if at <= slot]:
             del self.batches[digest], self._batch_at[digest]
         self._requests.forget_upto(slot)
         self._dropped = max(self._dropped, slot)
+
+    def resume(
+        self, roots: Mapping[int, bytes], decisions: Iterable[Decision], settled: int
+    ) -> None:
+        """Begin behind the highest of the slots whose roots are given; what is behind digests up to
+        ``settled`` is over."""
+        self.executed = max(roots)
+        self.root, self._roots, self._dropped = roots[self.executed], dict(roots), settled
+        self.decisions = {each.sequence: each for each in decisions}
+
+    def root_after(self, slot: int) -> bytes | None:
+        """State root after an executed slot that is still remembered."""
+        if slot in self._roots:
+            return self._roots[slot]
+        return next((done.root for done in reversed(self.log) if done.sequence == slot), None)
 
     def operation(self, request_id: bytes) -> Any:
         """The operation of an executed request."""

@@ -13,7 +13,6 @@ from operator import attrgetter
 
 from ...core.errors import PeerProtocolError
 from ...core.machine import LogEvent
-from .chains import AuthorChain
 from .events import (
     CANCEL,
     CHECKPOINT,
@@ -84,7 +83,21 @@ class ByzantineFold(SlotFold):
         if self._postponed:
             missing |= {i for i, (view, s) in self._postponed.items() if self._is_near(view, s)}
         missing |= {each for each in self.views.missing() if each not in self.store}
+        if self._unaccepted:
+            missing |= self._unknown_requests()
         return frozenset(missing)
+
+    def _unknown_requests(self) -> set[bytes]:
+        """Requests without which proposals of this view cannot be accepted (BYZ-2)."""
+        return {
+            each
+            for slot in self._unaccepted
+            if slot > self.executor.executed
+            for event in self._held.get(slot, ())
+            if self._is_current(event.content.view)
+            for each in event.content.request_ids
+            if each not in self.requests
+        }
 
     # Folding ------------------------------------------------------------------------------------
 
@@ -96,10 +109,7 @@ class ByzantineFold(SlotFold):
         author, kind = header.author, header.type
         handler = _HANDLERS.get(kind)
         self.now += 1
-        chain = self.chains.get(author)
-        if chain is None:
-            chain = self.chains[author] = AuthorChain()
-        chain.add(header.author_seq)
+        self._note_number(event)
         if handler is None:
             self._judge_again(event)
             return

@@ -28,7 +28,18 @@ import msgspec
 
 from ...core.errors import UsageError
 from ...core.kernel_events import Body, CancelRequested, DeadlinePassed
-from ...core.machine import After, Append, Ask, AskFailed, Context, Intent, LogEvent
+from ...core.machine import (
+    After,
+    Append,
+    Ask,
+    AskFailed,
+    Context,
+    Intent,
+    Key,
+    LogEvent,
+    Snapshot,
+)
+from . import snapshots
 from .digests import batch_digest, operation_digest
 from .events import (
     CHECKPOINT,
@@ -94,6 +105,9 @@ class ByzantineReplica(ByzantineFold):
     """The machine of one replica; with an author that is none, it only watches.
 
     It forgets what is settled: evidence and outcomes are the observer's business.
+
+    Attributes:
+        taken: slot of the highest checkpoint signed here.
     """
 
     keeps_history = False
@@ -102,9 +116,9 @@ class ByzantineReplica(ByzantineFold):
         super().__init__(context)
         self._me = context.author
         self._takes_part = context.author in self.group.replicas
+        self.taken = 0
         self._prepares: set[tuple[int, int]] = set()
         self._commits: dict[int, int] = {}
-        self._checkpoints = 0
         self._proposed: dict[int, int] = {}
         self._new_views: set[int] = set()
         self._endorsed: set[bytes] = set()
@@ -145,7 +159,7 @@ class ByzantineReplica(ByzantineFold):
             self._proposed[content.view] = max(highest, content.sequence)
             self._endorse(content.batch_digest)
         elif kind == CHECKPOINT:
-            self._checkpoints = max(self._checkpoints, content.sequence)
+            self.taken = max(self.taken, content.sequence)
         elif kind == VIEW_CHANGE:
             for entry in content.prepared:
                 self._keep(entry)
@@ -215,6 +229,42 @@ class ByzantineReplica(ByzantineFold):
         """Decided, or bound to silence by the own overall deadline."""
         return self.is_decided or self._muted
 
+    # Snapshots ----------------------------------------------------------------------------------
+
+    def milestone(self) -> int:
+        """The stable checkpoint that has executed here."""
+        return snapshots.milestone(self)
+
+    def snapshot(self) -> Snapshot | None:
+        """See :mod:`.snapshots`."""
+        return snapshots.take(self)
+
+    def restore(self, state: bytes) -> None:
+        """See :mod:`.snapshots`."""
+        self._intents = None
+        snapshots.restore(self, state)
+
+    def is_settled(self, key: Key) -> bool:
+        """See :mod:`.snapshots`."""
+        return snapshots.is_settled(self, key)
+
+    def postponed(self, most: int) -> tuple[tuple[bytes, int, int], ...]:
+        """Ids, views and slots of events too far ahead to be kept, the nearest slots first."""
+        each = ((slot, view, id) for id, (view, slot) in self._postponed.items())
+        return tuple((id, view, slot) for slot, view, id in sorted(each)[:most])
+
+    def resume(self, state: snapshots.State) -> None:
+        """Begin with what a snapshot says beyond what the books hold."""
+        self.now = 1
+        self.prepared = {entry.sequence: entry for entry in state.prepared}
+        self.due_checkpoints = dict(state.due)
+        self.taken = state.taken
+        self.productive_view, self.suspected = state.view.productive, state.view.suspected
+        self._signed_since = state.stable
+        self._postponed = {id: (view, slot) for id, view, slot in state.postponed}
+        for sequence, proposal in state.view.carried:
+            self._accept(sequence, proposal)
+
     # Intents ------------------------------------------------------------------------------------
 
     def intents(self) -> Iterable[Intent]:
@@ -250,7 +300,7 @@ class ByzantineReplica(ByzantineFold):
 
     def _checkpoint(self) -> Iterator[Append]:
         for sequence, root in self.due_checkpoints.items():
-            if sequence > self._checkpoints:
+            if sequence > self.taken:
                 body = CheckpointTaken(sequence, root)
                 yield self._once(CHECKPOINT, ("checkpoint", sequence), body, *self._ran(sequence))
 

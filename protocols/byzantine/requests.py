@@ -35,6 +35,7 @@ class Request(msgspec.Struct, frozen=True):
         operation: what to do.
         size: bytes of its body.
         seen: local order of arrival, 0, 1, 2 …
+        position: in the log, as far as it is known from there.
     """
 
     id: bytes
@@ -43,6 +44,7 @@ class Request(msgspec.Struct, frozen=True):
     operation: Any
     size: int
     seen: int
+    position: int = 0
 
 
 def numbered(event: LogEvent) -> tuple[str, int]:
@@ -71,6 +73,14 @@ class RequestPool:
         self._executed: dict[str, int] = {}
         self._over: list[bytes] = []  # since the last executed slot
         self._over_at: dict[int, list[bytes]] = {}
+
+    def executed(self) -> tuple[tuple[str, int], ...]:
+        """Last executed number by client, sorted."""
+        return tuple(sorted(self._executed.items()))
+
+    def resume(self, executed: Iterable[tuple[str, int]]) -> None:
+        """Begin with what has executed before."""
+        self._executed = dict(executed)
 
     def __contains__(self, request_id: bytes) -> bool:
         return request_id in self._known

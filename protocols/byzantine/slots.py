@@ -126,18 +126,31 @@ class SlotFold(Machine):
         if event.id in self.requests:
             return
         self.now += 1
-        self.chains.setdefault(event.author, AuthorChain()).add(event.event.header.author_seq)
+        self._note_number(event)
         if self.keeps_history:
             self.store.add(event, None)
-        self._add_request(event.id, client, client_seq, operation, len(event.event.body))
+        size = len(event.event.body)
+        self._add_request(event.id, client, client_seq, operation, size, event.sequence)
         if self._unaccepted:
             self._accept_held()
         self._execute(event)
 
+    def _note_number(self, event: LogEvent) -> None:
+        """Who announces the end needs to know which authors have been heard in full (BYZ-22b)."""
+        if self.keeps_history:
+            author = event.event.header.author
+            self.chains.setdefault(author, AuthorChain()).add(event.event.header.author_seq)
+
     def _add_request(
-        self, id: bytes, client: str, client_seq: int, operation: Any, size: int
+        self,
+        id: bytes,
+        client: str,
+        client_seq: int,
+        operation: Any,
+        size: int,
+        position: int = 0,
     ) -> None:
-        self.requests.add(Request(id, client, client_seq, operation, size, self.now))
+        self.requests.add(Request(id, client, client_seq, operation, size, self.now, position))
 
     def _on_pre_prepare(self, event: LogEvent) -> None:
         content: PrePrepareSent = event.content

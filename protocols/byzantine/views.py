@@ -15,6 +15,8 @@ again when a missing event arrives; invalid ones are forgotten and harm no other
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from ...core.machine import LogEvent
 from .certificates import Check, EventStore
 from .config import Group
@@ -80,6 +82,21 @@ class ViewBook:
         self.view, self.is_active, self.entered = view, True, now
         self.standing, self.floor, self.top = event.id, start.lowest, start.highest
         self._forget_below(view)
+
+    def resume(self, view: int, standing: bytes, floor: int, top: int, *, is_active: bool) -> None:
+        """Begin in a view."""
+        self.view, self.is_active = view, is_active
+        self.standing, self.floor, self.top = standing, floor, top
+
+    def held(self) -> Iterator[LogEvent]:
+        """View changes and NEW-VIEWs that may still move the view; of each sender the highest."""
+        by_sender: dict[str, list[LogEvent]] = {}
+        valid = [event for each in self._valid.values() for event in each.values()]
+        for event in (*valid, *self._unproven.values(), *self._new_views.values()):
+            by_sender.setdefault(event.author, []).append(event)
+        for events in by_sender.values():
+            events.sort(key=lambda event: event.content.new_view, reverse=True)
+            yield from events[: 2 * MAX_HELD_PER_SENDER]
 
     def _forget_below(self, view: int) -> None:
         for sender, held in list(self._valid.items()):

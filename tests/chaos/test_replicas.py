@@ -90,8 +90,7 @@ class Witness:
 
 def wires_of(journal: Journal) -> list[bytes]:
     """Everything a journal holds; notes about memberships are no events."""
-    found = (journal.find(*slot) for slot in journal._slots)
-    return [entry.wire for entry in found if entry is not None]
+    return [entry.wire for _, entry in journal.all()]
 
 
 async def ask(client: Client, stop: asyncio.Event, witness: Witness) -> None:

@@ -46,6 +46,12 @@ LONG_MS = 600_000
 SUCCESSOR = "c-next"
 LATE = 100
 """Numbers of the requests that crowd around a handover, above all others of their client."""
+LONG_LOAD_MS = 6_000
+"""About as long clients of a long service go on, so that replicas restart from snapshots."""
+
+FIRST_LATER = 200
+"""Number of the first request beyond the waves every service gets."""
+
 POLL_S = 0.1
 
 _KINDS: tuple[Kind, ...] = (
@@ -101,7 +107,21 @@ class SimulatedByzantine(Simulation):
         clients = ["client-1", "client-2"][: rng.choice((1, 2))]
         plan = Plan(agents, coordinators, clients, sorted(adversaries), [ask])
         plan.faults = self._faults(case, plan, tolerated - (count - len(agents)))
+        if is_long(case, ask.config):
+            plan.faults = tuple(sorted((*plan.faults, *self._crashes(case, agents)), key=_at))
         return plan
+
+    def _crashes(self, case: Case, agents: Sequence[str]) -> tuple[Fault, ...]:
+        """What else happens to a long service: replicas crash again and again."""
+        rng = random.Random(f"{case.seed}/crashes")
+        return draw_faults(
+            rng,
+            agents,
+            agents,
+            count=rng.randint(2, 6),
+            within_ms=LONG_LOAD_MS,
+            kinds=("crash", "crash", "crash", *(["truncate"] if case.operator else ())),
+        )
 
     def _faults(self, case: Case, plan: Plan, spare: int) -> tuple[Fault, ...]:
         rng = random.Random(f"{case.seed}/faults")
@@ -160,7 +180,7 @@ class SimulatedByzantine(Simulation):
         witness: Witness = world.witnesses[self.protocol]
         async with asyncio.TaskGroup() as group:
             if opened and submits:
-                group.create_task(self._submit(world, name, plan, case))
+                group.create_task(self._submit(world, name, plan, case, config))
             if opened and config["mode"] == "service":
                 group.create_task(self._hand_over(world, name, plan, case))
         mute = {fault.node for fault in plan.faults if fault.kind == "crash_losing_journal"}
@@ -169,7 +189,9 @@ class SimulatedByzantine(Simulation):
         if config["mode"] == "service":
             await submit(world, name, plan.clients[0], CANCEL, CancelRequested("enough"))
 
-    async def _submit(self, world: World, name: str, plan: Plan, case: Case) -> None:
+    async def _submit(
+        self, world: World, name: str, plan: Plan, case: Case, config: dict[str, Any]
+    ) -> None:
         rng = random.Random(f"{case.seed}/clients")
         for wave in range(1, rng.choice((1, 2, 2, 3)) + 1):
             for client in rng.sample(plan.clients, rng.randint(1, len(plan.clients))):
@@ -177,6 +199,8 @@ class SimulatedByzantine(Simulation):
                 await submit(world, name, client, REQUEST, body)
             if wave == 1 or rng.random() < 0.5:
                 await asyncio.sleep(rng.choice((0.0, 0.2, 2.0)))
+        if is_long(case, config):
+            await self._go_on(world, name, plan.clients, rng)
 
     async def _hand_over(self, world: World, name: str, plan: Plan, case: Case) -> None:
         """In some runs the requester hands the service over, or somebody who must not asks for it.
@@ -200,6 +224,17 @@ class SimulatedByzantine(Simulation):
         crowd.insert(rng.randint(0, len(crowd)), (HANDOVER, HandoverRequested(SUCCESSOR)))
         await asyncio.gather(*(submit(world, name, requester, *each) for each in crowd))
 
+    async def _go_on(
+        self, world: World, name: str, clients: Sequence[str], rng: random.Random
+    ) -> None:
+        ends = world.loop.time() + LONG_LOAD_MS / 1000
+        number = FIRST_LATER
+        while world.loop.time() < ends:
+            client = rng.choice(clients)
+            await submit(world, name, client, REQUEST, RequestSubmitted(number, number))
+            await asyncio.sleep(rng.choice((0.02, 0.2, 0.5)))
+            number += 1
+
     async def _executed(self, world: World, witness: Witness, name: str) -> None:
         """Wait until the replicas have done all they can, or should have."""
         while not witness.is_done(name):
@@ -215,6 +250,16 @@ class SimulatedByzantine(Simulation):
     def judge(self, seen: Observation) -> Iterator[str]:
         """See :mod:`.checks`."""
         yield from judge(seen, self.protocol)
+
+
+def is_long(case: Case, config: dict[str, Any]) -> bool:
+    """Whether a service goes on for a while: checkpoints are close, and many of them pass."""
+    may = config["mode"] == "service" and config["checkpoint_interval"] <= 2
+    return may and random.Random(f"{case.seed}/long").random() < 0.4
+
+
+def _at(fault: Fault) -> tuple[int, str, str]:
+    return fault.at_ms, fault.kind, fault.node
 
 
 def is_opened(world: World, name: str) -> bool:
