@@ -165,9 +165,10 @@ def _handover(
 
 
 def _stops_alike(author: str, replica: ByzantineReplica, observed: ByzantineFold) -> Iterator[str]:
-    """A replica that has executed a handover stops where the observer of the whole log does."""
+    """A replica that has executed a handover stops where the observer of the whole log does, unless
+    that has not come so far because the log lost something."""
     mine, theirs = replica.executor, observed.executor
-    if mine.handover is None:
+    if mine.handover is None or (theirs.handover is None and theirs.executed < mine.executed):
         return
     if (mine.handover, mine.executed, mine.root) != (
         theirs.handover,

@@ -81,11 +81,12 @@ class Witness:
         machine.reported = machine.executor.executed
 
     def lives(self, coordination: str) -> Iterator[tuple[str, ByzantineReplica]]:
-        """The machine each honest replica had last, by author; one that never folded anything only
-        served to look at an invitation that came again."""
+        """The machine each honest replica had last, by author; one that never folded an event of a
+        replica only served to look at an invitation that came again."""
         for (name, author), machines in self.replicas.items():
             if name == coordination:
-                yield author, next((each for each in reversed(machines) if each.now), machines[-1])
+                lived = (each for each in reversed(machines) if _has_lived(each))
+                yield author, next(lived, machines[-1])
 
     def late(self, coordination: str) -> list[str]:
         """Replicas that take part, know of something to do and have not done it."""
@@ -108,6 +109,10 @@ class Witness:
     def bound_s(self, margin_s: float) -> float:
         """How long after the last fault everything has executed."""
         return 2 * self.longest_ms / 1000 + margin_s
+
+
+def _has_lived(machine: ByzantineReplica) -> bool:
+    return not machine.chains.keys().isdisjoint(machine.group.replicas)
 
 
 def _is_done(machine: ByzantineReplica, ends: bool) -> bool:
