@@ -11,10 +11,11 @@ from typing import NamedTuple
 import pytest
 
 from mabeam.core import journal as journal_module
-from mabeam.core.host import membership, snapshots
-from mabeam.core.log import Record
-from mabeam.core.memory_transport import MemoryBroker, MemoryLog
-from mabeam.infra.bench.ordering_load import SERVICE, OrderingLoad
+from mabeam.core.host import snapshots
+from mabeam.core.host.membership import Membership
+from mabeam.core.host.snapshots import Note
+from mabeam.core.memory_transport import MemoryBroker
+from mabeam.infra.bench.ordering_load import OrderingLoad
 from mabeam.infra.bench.replica_group import ReplicaGroup
 
 CLIENTS = ("ann", "bob")
@@ -36,23 +37,24 @@ class Sample(NamedTuple):
     slots: int
     entries: int
     journal_bytes: int
-    records_read: int
+    folded: int
     restart_s: float
 
 
-class CountedReads:
-    """Counts the records that hosts read from the log."""
+class Restarts:
+    """Counts the records that a membership folds before it goes on."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.records = 0
-        read = MemoryLog.read
+        self.folded = 0
+        self.snapshots = 0
+        read = Membership._read_history
 
-        async def counted(log: MemoryLog, coordination: str, after: int = 0) -> list[Record]:
-            records = await read(log, coordination, after)
-            self.records += len(records) if coordination == SERVICE else 0
-            return records
+        async def counted(member: Membership, note: Note | None) -> None:
+            await read(member, note)
+            self.folded = len(member._taken)
+            self.snapshots += note is not None
 
-        monkeypatch.setattr(MemoryLog, "read", counted)
+        monkeypatch.setattr(Membership, "_read_history", counted)
 
 
 @pytest.fixture
@@ -65,19 +67,19 @@ async def group(tmp_path: Path) -> AsyncIterator[ReplicaGroup]:
         await made.close()
 
 
-async def sample(group: ReplicaGroup, load: OrderingLoad, reads: CountedReads) -> Sample:
+async def sample(group: ReplicaGroup, load: OrderingLoad, restarts: Restarts) -> Sample:
     """Order for a while, start a replica again and wait until it votes."""
     await load.run(SLOTS)
     journal = group.journals[VICTIM]
     entries, size = len(journal), journal.path.stat().st_size
-    reads.records, started = 0, time.perf_counter()
+    started = time.perf_counter()
     await group.restart(VICTIM)
     before = len(group.broker.records)
     while not voted(group.broker, VICTIM, before):
         await load.run(1)
         await asyncio.sleep(0.01)
     took = time.perf_counter() - started
-    return Sample(load.slots, entries, size, reads.records, took)
+    return Sample(load.slots, entries, size, restarts.folded, took)
 
 
 def voted(broker: MemoryBroker, author: str, after: int) -> bool:
@@ -93,12 +95,12 @@ async def test_journal_and_restart_are_bounded(
 ) -> None:
     monkeypatch.setattr(journal_module, "COMPACT_BYTES", COMPACT_BYTES)
     monkeypatch.setattr(snapshots, "SNAPSHOT_S", 0.05)
-    monkeypatch.setattr(membership, "QUIET_S", 3_600.0)  # reads for other reasons count for nothing
     load = await group.load(8)
-    reads = CountedReads(monkeypatch)
-    samples = [await sample(group, load, reads) for _ in range(ROUNDS)]
+    restarts = Restarts(monkeypatch)
+    samples = [await sample(group, load, restarts) for _ in range(ROUNDS)]
     for each in samples:
         assert each.entries < SLOTS, samples
         assert each.journal_bytes < 4 * COMPACT_BYTES, samples
-        assert each.records_read < 12 * SLOTS, samples
+        assert 0 < each.folded < 12 * SLOTS, samples
     assert samples[-1].slots >= ROUNDS * SLOTS
+    assert restarts.snapshots == ROUNDS

@@ -15,6 +15,7 @@ import pytest
 from mabeam import Agent
 from mabeam.core.coordination import Coordination
 from mabeam.core.host.membership import Membership
+from mabeam.core.host.snapshots import Snapshots
 from mabeam.core.journal import Journal
 from mabeam.core.sim.run import Case, run_case
 from mabeam.infra.simulation import simulation_of
@@ -86,6 +87,30 @@ HUNTS = (
         "",
         4,
         range(85, 95),
+    ),
+    Hunt(
+        "own events above a snapshot not folded",
+        _one(
+            "own events above a snapshot not folded",
+            Snapshots.is_over,
+            "return machine.is_settled(intent_key(slot))",
+            "return True",
+        ),
+        "",
+        4,
+        range(1, 25),
+    ),
+    Hunt(
+        "log not read from where a snapshot needs it",
+        _one(
+            "log not read from where a snapshot needs it",
+            Snapshots.take,
+            "after = min(place.sequence, needs)",
+            "after = place.sequence",
+        ),
+        "",
+        4,
+        range(1, 25),
     ),
     Hunt(
         "votes across epochs counted",

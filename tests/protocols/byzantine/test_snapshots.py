@@ -17,7 +17,7 @@ import pytest
 from mabeam.core.errors import PeerProtocolError
 from mabeam.core.kernel_events import Body
 from mabeam.core.machine import After, Append, Intent, Key, LogEvent, Snapshot
-from mabeam.protocols.byzantine import ByzantineConfig
+from mabeam.protocols.byzantine import ByzantineConfig, snapshots
 from mabeam.protocols.byzantine.events import (
     CHECKPOINT,
     COMMIT,
@@ -34,6 +34,7 @@ from mabeam.protocols.byzantine.replica import ByzantineReplica
 from tests.protocols.byzantine.adversaries import ADVERSARIES
 from tests.protocols.byzantine.network import Network, Node, Schedule, names
 from tests.protocols.byzantine.signed import Signatures
+from tests.protocols.simple.test_mutants import Mutant, applied
 
 SIZES = (4, 7)
 SEEDS = range(4)
@@ -102,6 +103,8 @@ class Restarting(Node):
         self.compared += 1
         if self.loses_the_log:
             other, self.heard = self.restored(snapshot, kept.values(), ()), {}
+            for what in ("executed", "checkpoint", "view", "prepared"):
+                assert state_of(other)[what] == state_of(before)[what]
             later = partial(self.deliver, wanted)
             self.network.at(self.network.now + LOST_FOR_MS, later)
         self.machine = other
@@ -235,6 +238,68 @@ def test_restarts_at_every_checkpoint_change_nothing(
             dropped += node.dropped
     assert compared > 5 * len(SEEDS)
     assert dropped > len(SEEDS)
+
+
+MUTANTS = (
+    Mutant(
+        "entries settled too early",
+        snapshots.is_settled,
+        "- replica.group.window",
+        "+ replica.group.window",
+    ),
+    Mutant(
+        "snapshot without its checkpoint proof",
+        snapshots.take,
+        "tuple(_stored(event) for event in proof if event is not None)",
+        "()",
+    ),
+    Mutant(
+        "snapshot without prepare certificates",
+        snapshots.take,
+        "tuple(_above(replica.prepared, book.stable))",
+        "()",
+    ),
+    Mutant("snapshot without its view", snapshots._view, "views.view,", "0,"),
+    Mutant(
+        "snapshot without executed numbers", snapshots.take, "replica.requests.executed(),", "(),"
+    ),
+    Mutant(
+        "snapshot of a state that is not the checkpoint's",
+        snapshots.take,
+        "executor.root_after(book.stable) != book.root",
+        "False",
+    ),
+)
+
+
+def check_restarts() -> None:
+    """Some worlds that notice every wrong version."""
+    for seed in range(3):
+        for honest in (Restarting, Bereft):
+            play(service(4, "silent", seed, honest))
+    wrong_root()
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: str(mutant.name))
+def test_mutant_is_noticed(mutant: Mutant) -> None:
+    with applied(mutant), pytest.raises((AssertionError, ValueError)):
+        check_restarts()
+
+
+def test_right_version_is_not() -> None:
+    check_restarts()
+
+
+def wrong_root() -> None:
+    """A replica whose state is not what the others have keeps it to itself."""
+    network = service(4, "none", 1, Restarting)
+    node = play(network)[0]
+    machine = ByzantineReplica(network.context(node.author))
+    for event in network.log:
+        _fold(machine, [event])
+    assert machine.snapshot() is not None
+    machine.checkpoints.root = bytes(32)
+    assert machine.snapshot() is None
 
 
 def test_nothing_is_offered_before_it_is_stable_and_executed() -> None:
