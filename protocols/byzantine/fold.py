@@ -83,16 +83,17 @@ class ByzantineFold(SlotFold):
         if self._postponed:
             missing |= {i for i, (view, s) in self._postponed.items() if self._is_near(view, s)}
         missing |= {each for each in self.views.missing() if each not in self.store}
-        if self._unaccepted:
+        if self._unaccepted and self._older_requests_upto > self.executor.executed:
             missing |= self._unknown_requests()
         return frozenset(missing)
 
     def _unknown_requests(self) -> set[bytes]:
-        """Requests without which proposals of this view cannot be accepted (BYZ-2)."""
+        """Requests older than a snapshot without which proposals cannot be accepted (BYZ-2); all
+        others the host folds by itself."""
         return {
             each
             for slot in self._unaccepted
-            if slot > self.executor.executed
+            if self.executor.executed < slot <= self._older_requests_upto
             for event in self._held.get(slot, ())
             if self._is_current(event.content.view)
             for each in event.content.request_ids

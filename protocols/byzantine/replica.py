@@ -261,6 +261,7 @@ class ByzantineReplica(ByzantineFold):
         self.taken = state.taken
         self.productive_view, self.suspected = state.view.productive, state.view.suspected
         self._signed_since = state.stable
+        self._older_requests_upto = self.executor.executed + 2 * self.group.window
         self._postponed = {id: (view, slot) for id, view, slot in state.postponed}
         for sequence, proposal in state.view.carried:
             self._accept(sequence, proposal)

@@ -98,6 +98,7 @@ class SlotFold(Machine):
         self._unaccepted: set[int] = set()  # held, and nothing accepted for the slot
         self._slot_of: dict[bytes, int] = {}
         self._postponed: dict[bytes, tuple[int, int]] = {}
+        self._older_requests_upto = 0  # slots that may hold requests from before a snapshot
         self._members = frozenset(self.group.replicas)
         if self.config.proposal is not None:
             self._add_request(context.opened.request_id, REQUESTER, 0, self.config.proposal, 0)

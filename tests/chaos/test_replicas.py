@@ -32,6 +32,7 @@ from mabeam.infra.membership import Applicant
 from mabeam.infra.wiring import Wiring
 from mabeam.protocols.byzantine import ByzantineConfig
 from mabeam.protocols.byzantine.config import group_of
+from mabeam.protocols.byzantine.events import REQUEST, RequestSubmitted
 from mabeam.protocols.byzantine.forensics import culprits_of
 
 REPLICAS = tuple(f"replica-{number}" for number in range(1, 5))
@@ -46,6 +47,16 @@ CONFIG: dict[str, Any] = {
     "proposers": "participants",
     "view_timeout_ms": 400,
 }
+SERVICE = "service"
+SERVICE_CONFIG: dict[str, Any] = {
+    "mode": "service",
+    "view_timeout_ms": 400,
+    "checkpoint_interval": 2,
+    "batch_max_requests": 1,
+    "batch_delay_ms": 0,
+}
+SERVICE_S = 10.0
+"""A service lives for so long: over several kills, so that replicas restart from snapshots."""
 
 pytestmark = pytest.mark.integration
 
@@ -59,6 +70,8 @@ class Witness:
         self.decided: dict[str, set[bytes]] = {}
         self.kills = 0
         self.losses = 0
+        self.submitted = 0
+        self.snapshots = 0
 
     async def look(self) -> int:
         """Read the whole log as it is now; returns its length."""
@@ -77,6 +90,7 @@ class Witness:
         """Read what the replicas, which must have ended, were ready to publish."""
         for id in REPLICAS:
             journal = Wiring(self.deployment.home, id).journal()
+            self.snapshots += len(journal.slots("snapshot", 3))
             for wire in wires_of(journal):
                 self._add(wire)
             await journal.close()
@@ -89,7 +103,7 @@ class Witness:
 
 
 def wires_of(journal: Journal) -> list[bytes]:
-    """Everything a journal holds; notes about memberships are no events."""
+    """Everything a journal holds; notes about memberships and snapshots are no events."""
     return [entry.wire for _, entry in journal.all()]
 
 
@@ -106,6 +120,29 @@ async def ask(client: Client, stop: asyncio.Event, witness: Witness) -> None:
                 )
                 got = await client.result(name)
                 witness.decided.setdefault(name, set()).add(got.outcome["proposal_digest"])
+
+
+async def use_services(client: Client, stop: asyncio.Event, witness: Witness) -> None:
+    """Submit operations to one service after another; some get stuck, as requests are lost."""
+    prefix, number = os.urandom(4).hex(), 0
+    while not stop.is_set():
+        name = f"{SERVICE}-{prefix}-{number}"
+        number += 1
+        ends = time.monotonic() + SERVICE_S
+        with contextlib.suppress(TimeoutError, MabeamError):
+            async with asyncio.timeout(6):
+                await client.request(
+                    "byzantine_consensus", SERVICE_CONFIG, REPLICAS, coordination=name
+                )
+        while time.monotonic() < ends and not stop.is_set():
+            with contextlib.suppress(TimeoutError, MabeamError):
+                async with asyncio.timeout(2):
+                    await client.submit(name, REQUEST, lambda at: RequestSubmitted(at, "work"))
+                    witness.submitted += 1
+            await asyncio.sleep(0.03)
+        with contextlib.suppress(TimeoutError, MabeamError):
+            async with asyncio.timeout(2):
+                await client.cancel(name)
 
 
 @pytest.fixture
@@ -200,8 +237,11 @@ def check_honesty(witness: Witness, local: LocalDeployment, client: Client) -> i
             chosen.setdefault(header.coordination, []).append(LogEvent(0, 0, event, body))
     for name, events in chosen.items():
         epochs = {event.event.header.epoch for event in events}
+        config = ByzantineConfig(f=1, window=128, **CONFIG)
+        if name.startswith(SERVICE):
+            config = ByzantineConfig(f=1, window=4, **SERVICE_CONFIG)
         for epoch in epochs:
-            group = group_of(name, REPLICAS, ByzantineConfig(f=1, window=128, **CONFIG))
+            group = group_of(name, REPLICAS, config)
             of_epoch = [event for event in events if event.event.header.epoch == epoch]
             assert culprits_of(of_epoch, group) == {}
     assert all(len(digests) == 1 for digests in witness.decided.values())
@@ -230,6 +270,7 @@ async def run(deployment: LocalDeployment, seconds: float, seed: int, directory:
     client = await deployment.client(CLIENT)
     stop = asyncio.Event()
     asking = [asyncio.create_task(ask(client, stop, witness)) for _ in range(IN_FLIGHT)]
+    asking.append(asyncio.create_task(use_services(client, stop, witness)))
     try:
         await rage(deployment, witness, seconds, seed, directory / "copy")
         stop.set()
@@ -247,7 +288,8 @@ async def run(deployment: LocalDeployment, seconds: float, seed: int, directory:
         await client.transport.close()
     print(
         f"seed {seed}: {witness.kills} kills, {witness.losses} events lost, "
-        f"{len(witness.decided)} decisions, {checked} events checked"
+        f"{len(witness.decided)} decisions, {witness.submitted} operations, "
+        f"{witness.snapshots} snapshots at the end, {checked} events checked"
     )
     return witness
 
@@ -256,6 +298,7 @@ async def run(deployment: LocalDeployment, seconds: float, seed: int, directory:
 async def test_replicas_keep_their_word(deployment: LocalDeployment, tmp_path: Path) -> None:
     witness = await run(deployment, 15, int(os.environ.get("CHAOS_SEED", "1")), tmp_path)
     assert witness.losses > 0
+    assert witness.snapshots > 0
     assert len(witness.decided) > 5
 
 

@@ -187,3 +187,40 @@ def _full_head(events: list[Event]) -> tuple[int, bytes, int]:
     for event in events:
         book.add(event)
     return book.head("a-1")
+
+
+def test_a_restored_book_goes_on_where_the_other_was() -> None:
+    book, events = ChainBook(recent=4), _chain(12)
+    for number in (*range(6), 8):
+        book.add(events[number])
+    other = ChainBook(recent=4)
+    other.restore(book.heads())
+    assert other.heads() == book.heads()
+    assert other.head("a-1") == (6, events[5].id, events[5].header.at_ns)
+    assert [book.lacks("a-1", number) for number in (5, 6, 8, 9)] == [False, True, False, True]
+    assert [other.lacks("a-1", number) for number in (5, 6, 8, 9)] == [False, True, True, True]
+    assert other.lacks("b", 0)
+    assert (_reason(other, events[4]), _reason(other, events[5])) == ("late", "duplicate")
+    for number in (7, 8, 6, 9, 10, 11):
+        other.add(events[number])
+    assert other.gaps() == []
+    assert other.head("a-1") == _full_head(events)
+    assert _reason(other, _change(events[11], at_ns=10**6)) == "equivocation"
+
+
+def test_a_restored_book_refuses_another_predecessor() -> None:
+    book, events = ChainBook(), _chain(3)
+    book.add(events[0])
+    other = ChainBook()
+    other.restore(book.heads())
+    assert _reason(other, _change(events[1], prev=bytes(32))) == "chain_mismatch"
+
+
+def test_nothing_seen_without_a_gap_is_restored_as_nothing() -> None:
+    book, events = ChainBook(), _chain(3)
+    book.add(events[2])
+    other = ChainBook()
+    other.restore(book.heads())
+    assert other.gaps() == []
+    other.add(events[0])
+    assert other.head("a-1") == (1, events[0].id, events[0].header.at_ns)

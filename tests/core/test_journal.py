@@ -377,6 +377,29 @@ async def test_compaction_keeps_what_lives_and_lookups_work_meanwhile(
             assert each.find(name, ("vote", 1)) == _entry(1)
 
 
+async def test_what_is_discarded_is_gone_for_good_only_when_the_file_is_rewritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await _filled(tmp_path, 20)
+    assert journal.keys("c1", ("vote",)) == [("vote", number) for number in range(20)]
+    for number in range(15):
+        journal.discard(("c1", ("vote", number)))
+    assert journal.keys("c1", ()) == [("vote", number) for number in range(15, 20)]
+    await journal.compact()
+    journal = _journal(tmp_path)
+    assert len(journal) == 20, "small files are not worth it"
+    for number in range(15):
+        journal.discard(("c1", ("vote", number)))
+    monkeypatch.setattr(journal_module, "COMPACT_BYTES", 0)
+    await journal.compact()
+    for each in (journal, _journal(tmp_path)):
+        assert [entry for _, entry in each.all()] == [_entry(number) for number in range(15, 20)]
+        assert each.born == 7
+    size = journal.path.stat().st_size
+    await _journal(tmp_path).compact()
+    assert journal.path.stat().st_size == size
+
+
 async def test_failed_compaction_leaves_the_journal_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from mabeam import Agent
 from mabeam.core.errors import UsageError
+from mabeam.core.host.membership import Membership
+from mabeam.core.host.snapshots import Note, Snapshots
 from mabeam.core.sim.adversaries import adversaries_against
 from mabeam.core.sim.run import Case, run_case
 from mabeam.infra.cli.sim import replay_command
@@ -59,6 +61,30 @@ def test_promises_hold_over_many_seeds(adversary: str, count: int) -> None:
 def test_a_truncated_log_forks_nothing() -> None:
     for seed in range(1, 13):
         _hold(Case(PROTOCOL, seed, NAMES[seed % len(NAMES)], operator=True))
+
+
+@pytest.mark.parametrize("operator", [False, True])
+def test_replicas_restart_from_snapshots(operator: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the other runs prove about restarts, they prove about these."""
+    restarts: list[int] = []
+    dropped: list[int] = []
+    restore, written = Membership._restore, Snapshots.written
+
+    def counted(member: Membership, note: Note) -> None:
+        restarts.append(note.after)
+        restore(member, note)
+
+    async def counted_too(taking: Snapshots) -> None:
+        dropped.append(len(taking._settled))
+        await written(taking)
+
+    monkeypatch.setattr(Membership, "_restore", counted)
+    monkeypatch.setattr(Snapshots, "written", counted_too)
+    for seed in range(1, 31):
+        _hold(Case(PROTOCOL, seed, "", 4, operator=operator))
+    assert len(restarts) >= 5
+    assert max(restarts) > 50, "all of the log is folded again"
+    assert sum(dropped) > 300
 
 
 def test_same_seed_same_trace_in_fresh_processes() -> None:
