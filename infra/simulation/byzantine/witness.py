@@ -22,9 +22,17 @@ class _Watched(ByzantineReplica):
     reported = 0
     halted = False
     highest_view = -1
+    has_lived = False
+
+    def restore(self, state: bytes) -> None:
+        """Begin with a snapshot."""
+        super().restore(state)
+        self.has_lived = True
+        self.reported = self.executor.executed
 
     def apply(self, event: LogEvent) -> None:
         """Fold one event."""
+        self.has_lived = self.has_lived or event.author in self.group.replicas
         try:
             super().apply(event)
         finally:
@@ -47,7 +55,7 @@ class Witness:
     """
 
     def __init__(self, world: World) -> None:
-        self.replicas: dict[tuple[str, str], list[ByzantineReplica]] = {}
+        self.replicas: dict[tuple[str, str], list[_Watched]] = {}
         self.longest_ms = 0
         self.expected: dict[str, list[str]] = {}
         self.handed_over: set[str] = set()
@@ -85,7 +93,7 @@ class Witness:
         replica only served to look at an invitation that came again."""
         for (name, author), machines in self.replicas.items():
             if name == coordination:
-                lived = (each for each in reversed(machines) if _has_lived(each))
+                lived = (each for each in reversed(machines) if each.has_lived)
                 yield author, next(lived, machines[-1])
 
     def late(self, coordination: str) -> list[str]:
@@ -109,10 +117,6 @@ class Witness:
     def bound_s(self, margin_s: float) -> float:
         """How long after the last fault everything has executed."""
         return 2 * self.longest_ms / 1000 + margin_s
-
-
-def _has_lived(machine: ByzantineReplica) -> bool:
-    return not machine.chains.keys().isdisjoint(machine.group.replicas)
 
 
 def _is_done(machine: ByzantineReplica, ends: bool) -> bool:
