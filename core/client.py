@@ -16,9 +16,10 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from .admission import DEFAULT_CLOCK_SKEW_MS, MAX_NESTING, is_shallow
-from .author import Author
+from .author import Author, encode_body
 from .client_chains import REQUESTED, ClientChains, OpenJournal
 from .coordination import Coordination
+from .envelope import Event
 from .errors import MabeamError, NotFoundError, PeerProtocolError, UsageError, VerificationError
 from .host.registry import RegistryView
 from .kernel_events import (
@@ -33,6 +34,7 @@ from .kernel_events import (
 from .log import Record
 from .machine import LogEvent, Protocols
 from .names import check_id
+from .opening import check_answer
 from .succession import contradiction, link_of
 from .telemetry import NoTelemetry, logger
 from .transport import Transport
@@ -40,6 +42,7 @@ from .transport import Transport
 _log = logger("client")
 
 Result = TypeVar("Result")
+_REFUSED_HINT = "It has no effect, and never will; see 'mabeam coord show'."
 
 
 class CoordinationFailedError(MabeamError):
@@ -106,6 +109,10 @@ class Step(msgspec.Struct, frozen=True):
     event: LogEvent | None
     reason: str
     coordination: Coordination
+
+    def refuses(self, event: Event) -> bool:
+        """Whether this event has no effect, for a reason that nothing later can mend."""
+        return self.reason not in ("", "duplicate", "late") and self.record.wire == event.wire
 
 
 class Client:
@@ -192,6 +199,7 @@ class Client:
                 overall_timeout_ms=timeout_ms,
                 **options,
             )
+            _check_readable(body)
         except msgspec.ValidationError as error:
             raise UsageError(
                 f"{protocol}: {error}", hint=f"See the parameters of {protocol}."
@@ -216,6 +224,18 @@ class Client:
             yield step
             if fold.terminal is not None:
                 return
+
+    def _trust(self, fold: Coordination) -> Coordination:
+        """The same fold, unless its coordinator opened something else than was asked for."""
+        if fold.request is not None and fold.opened is not None:
+            try:
+                check_answer(fold.request, fold.opened.content, self.protocols)
+            except PeerProtocolError as error:
+                raise VerificationError(
+                    f"{fold.opened.author!r} opened {fold.id!r} in its own way: {error}",
+                    hint=f"Its coordinator lies. See 'mabeam audit verify {fold.id}'.",
+                ) from None
+        return fold
 
     async def read(self, coordination: str) -> Coordination:
         """The fold of what is stored of a coordination now.
@@ -270,6 +290,7 @@ class Client:
             fold = step.coordination
         assert fold is not None
         assert fold.terminal is not None
+        self._trust(fold)
         self.author.forget(coordination)
         self._epochs.pop(coordination, None)
         content = fold.terminal.content
@@ -327,8 +348,13 @@ class Client:
 
         Raises:
             NotFoundError: nothing is stored under that id.
-            UsageError: it is not open, or the event would be too large.
+            UsageError: it is not open, or nobody would accept the event.
         """
+        return (await self._submit(coordination, type_name, make_body)).id
+
+    async def _submit(
+        self, coordination: str, type_name: str, make_body: Callable[[int], Body]
+    ) -> Event:
         async with self._chains.continuing(coordination, self.read) as fold:
             epoch = self._epochs.get(coordination)
             if epoch is None:
@@ -336,11 +362,15 @@ class Client:
                 if fold.opened is None:
                     hint = f"See 'mabeam coord show {coordination}'."
                     raise UsageError(f"{coordination!r} is not open", hint=hint)
-                epoch = self._epochs[coordination] = fold.epoch
+                epoch = self._epochs[coordination] = self._trust(fold).epoch
             body = make_body(self.author.next_number(coordination))
+            try:
+                _check_readable(body)
+            except msgspec.ValidationError as error:
+                raise UsageError(f"{type_name}: {error}") from None
             event = self.author.sign(coordination, epoch, type_name, body)
             await self._chains.append(event)
-        return event.id
+        return event
 
     async def until(
         self, coordination: str, result_of: Callable[[Coordination], Result | None]
@@ -380,10 +410,12 @@ class Client:
             fold = await self.latest(coordination)
             if fold.terminal is not None:
                 raise _failure(fold)
-            event_id = await self.submit(fold.id, type_name, make_body)
-            fold, result = await self._first(fold.id, partial(_about, result_of, event_id))
+            event = await self._submit(fold.id, type_name, make_body)
+            fold, result = await self._first(
+                fold.id, partial(_about, result_of, event.id), own=event
+            )
             if result is not None:
-                return Effect(fold.id, event_id, result)
+                return Effect(fold.id, event.id, result)
             coordination = fold.id
             self.author.forget(coordination)
             self._epochs.pop(coordination, None)
@@ -412,21 +444,40 @@ class Client:
         return fold
 
     async def _first(
-        self, coordination: str, result_of: Callable[[Coordination], Result | None]
+        self,
+        coordination: str,
+        result_of: Callable[[Coordination], Result | None],
+        own: Event | None = None,
     ) -> tuple[Coordination, Result | None]:
-        """Follow until ``result_of`` the fold is not ``None``, or to the end."""
+        """Follow until ``result_of`` the fold is not ``None``, ``own`` is refused or it ends."""
         await self._follow_registry()
         async with aclosing(self.transport.log.follow(coordination)) as records:
             async for step in self._steps(coordination, records):
+                if own is not None and step.refuses(own):
+                    raise CoordinationFailedError(
+                        coordination, step.reason, "it was refused", _REFUSED_HINT, {}
+                    )
                 result = result_of(step.coordination)
                 if result is not None:
-                    return step.coordination, result
-        return step.coordination, None
+                    return self._trust(step.coordination), result
+        return self._trust(step.coordination), None
 
     async def agents(self) -> RegistryView:
         """The registry, up to date."""
         await self.registry.load(self.transport.log)
         return self.registry
+
+
+def _check_readable(body: Body) -> None:
+    """Whether others will be able to read a body.
+
+    Raises:
+        msgspec.ValidationError: they will not.
+    """
+    msgspec.msgpack.decode(encode_body(body), type=type(body))
+    fields = msgspec.to_builtins(body, builtin_types=(bytes,))
+    if not all(map(is_shallow, fields.values())):
+        raise msgspec.ValidationError(f"nested more than {MAX_NESTING} levels deep")
 
 
 def _is_open(fold: Coordination) -> bool | None:

@@ -13,7 +13,7 @@ import msgspec
 
 from .author import encode_body
 from .envelope import MAX_EVENT_BYTES
-from .errors import ConfigError, InvalidFieldError, MabeamError
+from .errors import ConfigError, InvalidFieldError, MabeamError, PeerProtocolError
 from .hashing import PPM, tagged_hash
 from .kernel_events import (
     CoordinationFailed,
@@ -101,6 +101,66 @@ def open_request(
             details={"field": "config", "bound": MAX_OPENED_BYTES, "value": size},
         )
     return opened
+
+
+def check_answer(request: LogEvent, opened: CoordinationOpened, protocols: Protocols) -> None:
+    """Whether an opening is what was asked for, as far as that needs no registry.
+
+    A coordinator orders nothing and decides nothing where replicas do; it must not choose them, or
+    how many of them may lie, either. Whom a query finds and what a certificate says depends on the
+    registry, which the audit recomputes.
+
+    Args:
+        request: the request it answers.
+        opened: what a coordinator opened.
+        protocols: known protocols.
+
+    Raises:
+        PeerProtocolError: ``digest_mismatch``.
+    """
+    wanted: CoordinationRequested = request.content
+    spec = protocols.get(wanted.protocol)
+    try:
+        if spec is None:
+            raise ConfigError(f"there is no protocol {wanted.protocol!r}")
+        members = _as_requested(wanted, opened.participants)
+        order, config, members = _freeze(spec, wanted, members)
+    except (ConfigError, OpeningError) as error:
+        raise PeerProtocolError("digest_mismatch", f"cannot be opened: {error}") from None
+    due = msgspec.structs.replace(
+        opened,
+        request_id=request.id,
+        protocol=wanted.protocol,
+        protocol_version=wanted.protocol_version,
+        ordering=order.ordering,
+        fault_tolerance=wanted.fault_tolerance,
+        f=order.f,
+        replicas=order.replicas,
+        participants=_cap_controllers(members, wanted.controller_cap_ppm),
+        config=msgspec.to_builtins(config, builtin_types=(bytes,)),
+        overall_timeout_ms=wanted.overall_timeout_ms or spec.default_timeout_ms(config),
+        topic=wanted.topic,
+        beacon=tagged_hash("opener", request.id),
+        parent=wanted.parent,
+    )
+    if encode_body(due) != encode_body(opened):
+        fields = (each for each in opened.__struct_fields__)
+        other = [each for each in fields if getattr(due, each) != getattr(opened, each)]
+        raise PeerProtocolError("digest_mismatch", f"not as requested: {', '.join(other)}")
+
+
+def _as_requested(
+    wanted: CoordinationRequested, members: tuple[Participant, ...]
+) -> tuple[Participant, ...]:
+    """The members with the weights that were asked for."""
+    if not wanted.participants:
+        return tuple(
+            msgspec.structs.replace(each, weight=Invitee(each.agent_id).weight) for each in members
+        )
+    weights = {invitee.agent_id: invitee.weight for invitee in wanted.participants}
+    if [each.agent_id for each in members] != sorted(weights):
+        raise ConfigError("other participants were requested")
+    return tuple(msgspec.structs.replace(each, weight=weights[each.agent_id]) for each in members)
 
 
 def _members(

@@ -10,12 +10,12 @@ import msgspec
 from ..agent import Agent
 from ..author import Author
 from ..coordination import Coordination
-from ..errors import ConfigError, LimitError, LogUnavailableError, MabeamError, PeerProtocolError
+from ..errors import LimitError, LogUnavailableError, MabeamError, PeerProtocolError
 from ..journal import Entry, Journal
-from ..kernel_events import CoordinationOpened, CoordinationRequested
 from ..log import Record
-from ..machine import LogEvent, Protocols, ProtocolSpec
+from ..machine import LogEvent, Protocols
 from ..names import event_subject
+from ..opening import check_answer
 from ..telemetry import Telemetry, logger
 from ..transport import Transport
 from .membership import Membership
@@ -64,20 +64,31 @@ class Following:
 
         Raises:
             LimitError: too many coordinations are being followed.
+            PeerProtocolError: it was opened before, in another way.
             JournalError: it could not be written.
         """
         name = opened.coordination
         if name in self.members:
             return
+        epoch = opened.event.header.body_sha256
+        if self._has_signed_otherwise(name, epoch):
+            message = "takes part under the configuration opened first"
+            raise PeerProtocolError("duplicate", message)
         if len(self.members) >= MAX_FOLLOWED:
             raise LimitError(f"{MAX_FOLLOWED} coordinations are being followed already")
-        epoch = opened.event.header.body_sha256
         if self._journal.find(name, over_slot(epoch)) is not None:
             return
         keep_until_ns = expiry_ns(opened) + EXPIRY_GRACE_MS * 1_000_000
         note = Entry(msgspec.msgpack.encode(_record(opened, self._author.node)))
         await self._journal.sign_once(name, followed_slot(epoch), note, keep_until_ns)
         self._start(opened)
+
+    def _has_signed_otherwise(self, coordination: str, epoch: bytes) -> bool:
+        """Whether something was signed under another configuration of it: both share one chain, and
+        no rule says what a vote under the one means for the other."""
+        own = followed_slot(epoch)
+        keys = self._journal.keys(coordination, own[:1])
+        return any(len(key) > len(own) and key[: len(own)] != own for key in keys)
 
     async def resume(self) -> None:
         """Go on with what was followed before a restart."""
@@ -170,8 +181,7 @@ class Following:
             return None
         coordination.apply(request)
         coordination.apply(opened)
-        spec = self._protocols[opened.content.protocol]
-        check_request(request.content, opened.content, spec)
+        check_answer(request, opened.content, self._protocols)
         return coordination
 
     async def _request_of(self, opened: LogEvent) -> LogEvent | None:
@@ -188,36 +198,6 @@ class Following:
             if event is not None and event.id == opened.content.request_id:
                 return event
         return None
-
-
-def check_request(
-    request: CoordinationRequested, opened: CoordinationOpened, spec: ProtocolSpec
-) -> None:
-    """Whether the configuration opened is what was asked for, completed as the protocol says.
-
-    A coordinator orders nothing and decides nothing here, so it must not change the question
-    either.
-
-    Raises:
-        PeerProtocolError: ``digest_mismatch``.
-    """
-    if (request.protocol, request.protocol_version) != (opened.protocol, opened.protocol_version):
-        raise PeerProtocolError("digest_mismatch", f"{request.protocol} was requested")
-    named = {invitee.agent_id for invitee in request.participants}
-    if named and named != {participant.agent_id for participant in opened.participants}:
-        raise PeerProtocolError("digest_mismatch", "other participants were requested")
-    if request.f is not None and request.f != opened.f:
-        raise PeerProtocolError("digest_mismatch", f"f = {request.f} was requested")
-    try:
-        config = msgspec.convert(request.config, spec.config_type)
-        if "f" in spec.config_type.__struct_fields__:
-            config = msgspec.structs.replace(config, f=opened.f)
-        wanted, _ = spec.freeze(config, opened.participants)
-        given = msgspec.convert(opened.config, spec.config_type)
-    except (msgspec.ValidationError, ConfigError) as error:
-        raise PeerProtocolError("digest_mismatch", f"cannot be opened: {error}") from None
-    if wanted != given:
-        raise PeerProtocolError("digest_mismatch", "the parameters are not those requested")
 
 
 def _record(opened: LogEvent, node: str) -> Record:

@@ -52,6 +52,11 @@ REREAD_S = 0.2
 
 LONGEST_REREAD_S = 5.0
 
+MAX_REREADS = 16
+"""So often the log is read again for the same wanted events before that gets rare: a liar may have
+named events that never were."""
+
+
 LONGEST_GAP_S = 60.0
 """The same where only an author's chain has a gap, which may be a liar's and last for ever."""
 
@@ -132,6 +137,8 @@ class Membership:
         self._outgoing = asyncio.Event()
         self._reread_at: float | None = None
         self._reread_pause = REREAD_S
+        self._rereads = 0
+        self._wanted: frozenset[bytes] = frozenset()
         self._gaps: frozenset[tuple[str, int]] = frozenset()
         self._quiet_s = QUIET_S
         self._quiet_until = self._loop.time() + QUIET_S
@@ -239,6 +246,7 @@ class Membership:
         self._snapshots.confirm(history)
         if history and history[-1].sequence > self._surveyed.sequence:
             self._surveyed = Place.of(history[-1])
+        self._author.resume(self.coordination.id, *self.coordination.chains.head(self._author.id))
 
     def _send_again(self) -> None:
         """Append what the log does not hold of this author's events."""
@@ -332,9 +340,9 @@ class Membership:
             await self._survey()
         wanted = machine.wanted()
         gaps = frozenset((gap.author, gap.first) for gap in self.coordination.chains.gaps())
-        if gaps - self._gaps:
-            self._reread_at, self._reread_pause = None, REREAD_S
-        self._gaps = gaps
+        if gaps - self._gaps or wanted - self._wanted:
+            self._reread_at, self._reread_pause, self._rereads = None, REREAD_S, 0
+        self._gaps, self._wanted = gaps, wanted
         if not wanted and not gaps:
             self._reread_at, self._reread_pause = None, REREAD_S
             if now >= self._quiet_until:
@@ -344,7 +352,9 @@ class Membership:
         elif self._reread_at is None:
             self._reread_at = now + self._reread_pause
         elif now >= self._reread_at:
-            longest_s = LONGEST_REREAD_S if wanted else LONGEST_GAP_S
+            self._rereads += 1
+            is_hopeful = wanted and self._rereads < MAX_REREADS
+            longest_s = LONGEST_REREAD_S if is_hopeful else LONGEST_GAP_S
             fills_gaps = bool(gaps) and self._reread_pause < LONGEST_GAP_S
             self._reread_pause = min(2 * self._reread_pause, longest_s)
             self._reread_at = now + self._reread_pause

@@ -9,10 +9,13 @@ two sets of 2f + 1 = 3 replicas can be disjoint. A quorum never needs a Byzantin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
+from ...core.author import encode_body
+from ...core.envelope import MAX_EVENT_BYTES
 from ...core.errors import ConfigError, InvalidFieldError, PeerProtocolError
 from ...core.kernel_events import MAX_REPLICAS, CoordinationOpened, FaultTolerance, Participant
 from ...core.machine import Context
@@ -20,12 +23,15 @@ from ...core.ordering import resolve_faults
 from ...core.succession import Predecessor
 from ..tolerance import replica_quorum
 from .digests import GENESIS_ROOT, encode_operation
+from .events import PreparedEntry, ViewChangeSent
 
 MODES = ("single", "service")
 PROPOSERS = ("requester", "participants")
 MAX_OPERATION_BYTES = 64 * 1024
 MAX_INTERVAL = 10_000
 MAX_WINDOW = 20_000
+MAX_VIEW_CHANGE_BYTES = MAX_EVENT_BYTES - 1024
+"""Body of a view change, so that the event still fits."""
 
 
 class ByzantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,11 +41,14 @@ class ByzantineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         proposal: the requester's own operation, at most 64 KiB encoded; required when only the
             requester proposes.
         mode: ``single`` decides one operation, ``service`` orders any number.
-        proposers: who submits requests in ``single``: ``requester`` or ``participants``.
+        proposers: who submits requests in ``single``: ``requester``, or with ``participants`` any
+            admitted client as well (an agent's key belongs to its daemon, which proposes nothing).
         f: Byzantine replicas tolerated; floor((n - 1) / 3) if unset; 0 only if stated.
         view_timeout_ms: how long a request may stay unexecuted; doubles with every failed view.
         checkpoint_interval: K, slots between two checkpoints.
-        window: L, slots above the stable checkpoint that may be in use; 2K if unset.
+        window: L, slots above the stable checkpoint that may be in use; 2K if unset. Their prepare
+            certificates must fit into one view change: at most 1,260 slots with 4 replicas, 108
+            with 100.
         max_inflight: slots proposed and not executed; L if unset.
         batch_max_requests, batch_max_bytes, batch_delay_ms: the first reached closes a batch.
         rotation_slots: slots after which the primary is changed; 0 is never.
@@ -100,6 +109,14 @@ def _check_proposal(config: ByzantineConfig) -> None:
         raise InvalidFieldError("proposal", bound, f"{size} bytes")
 
 
+@lru_cache(maxsize=128)
+def largest_window(quorum: int) -> int:
+    """Most slots whose prepare certificates fit into one view change."""
+    entry = PreparedEntry(2**40, 2**40, bytes(32), bytes(32), (bytes(32),) * (quorum - 1))
+    empty = ViewChangeSent(2**40, 2**40, (bytes(32),) * quorum, ())
+    return (MAX_VIEW_CHANGE_BYTES - len(encode_body(empty))) // len(encode_body(entry))
+
+
 def complete(
     config: ByzantineConfig, count: int, fault_tolerance: FaultTolerance = "low_fault"
 ) -> ByzantineConfig:
@@ -109,7 +126,17 @@ def complete(
         ConfigError: ``insufficient_nodes`` or ``invalid_config``.
     """
     faulty = resolve_faults(count, config.f, fault_tolerance)
-    window = 2 * config.checkpoint_interval if config.window is None else config.window
+    most = largest_window(replica_quorum(count, faulty))
+    if config.checkpoint_interval > most:
+        raise InvalidFieldError(
+            "checkpoint_interval",
+            f"at most {most} with {count} replicas, or a view change fits into no event",
+            config.checkpoint_interval,
+        )
+    window = min(2 * config.checkpoint_interval, most) if config.window is None else config.window
+    if window > most:
+        bound = f"at most {most} with {count} replicas, or a view change fits into no event"
+        raise InvalidFieldError("window", bound, window)
     inflight = window if config.max_inflight is None else config.max_inflight
     return msgspec.structs.replace(config, f=faulty, window=window, max_inflight=inflight)
 

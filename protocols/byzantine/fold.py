@@ -256,7 +256,8 @@ class ByzantineFold(SlotFold):
             self.store.add(event, None)
 
     def _on_refused(self, event: LogEvent) -> None:
-        self.store.add(event, None)
+        if self.keeps_history:
+            self.store.add(event, None)
         self.refusals[event.author] = event.content.reason
 
 

@@ -152,14 +152,19 @@ class RequestPool:
         return next(iter(self._pending.values()), None)
 
     def pending(self, taken: Container[bytes] = ()) -> Iterator[Request]:
-        """Unexecuted requests by arrival, but each client's by number; not those in ``taken``."""
+        """Unexecuted requests by arrival, but each client's by number; not those in ``taken``, and
+        none that will be over by what is taken: a higher number of its client."""
         turns: dict[str, Iterator[Request]] = {}
+        spent: dict[str, int] = {}
         for request in tuple(self._pending.values()):
             client = request.client
             if client not in turns:
-                turns[client] = iter(tuple(self._queues[client]))
+                queue = tuple(self._queues[client])
+                turns[client] = iter(queue)
+                last = (each.client_seq for each in reversed(queue) if each.id in taken)
+                spent[client] = next(last, -1)
             following = next(turns[client])
-            if following.id not in taken:
+            if following.client_seq > spent[client] and following.id not in taken:
                 yield following
 
 

@@ -75,7 +75,9 @@ class SlotFold(Machine):
         self.requests = RequestPool()
         self.executor = Executor(self.group, self.requests)
         self.checkpoints = CheckpointBook(self.group.q)
-        self.views = ViewBook(self.group, self.store, context.opened_id)
+        self.views = ViewBook(
+            self.group, self.store, context.opened_id, is_bounded=not self.keeps_history
+        )
         self.prepares = VoteBook()
         self.commits = VoteBook()
         self.accepted: dict[int, Proposal] = {}
@@ -166,6 +168,7 @@ class SlotFold(Machine):
             self._suspect(view)
             raise PeerProtocolError("digest_mismatch", f"slot {sequence}: not the batch's digest")
         self.executor.note_batch(sequence, digest, content.request_ids)
+        self._complete(sequence, digest, content.request_ids)
         self._execute(event)
         if view < self.views.view or sequence <= self.checkpoints.stable:
             return
@@ -174,6 +177,14 @@ class SlotFold(Machine):
         if self._is_current(view) and accepted and accepted.digest != digest:
             self._suspect(view)
         self._accept_held(sequence)
+
+    def _complete(self, sequence: int, digest: bytes, request_ids: tuple[bytes, ...]) -> None:
+        """What a NEW-VIEW carried over by its digest alone becomes known: it is in that slot."""
+        accepted = self.accepted.get(sequence)
+        if accepted is not None and accepted.digest == digest and not accepted.request_ids:
+            self.accepted[sequence] = Proposal(digest, accepted.id, request_ids)
+            for request_id in request_ids:
+                self._slot_of[request_id] = sequence
 
     def _hold(self, sequence: int, event: LogEvent) -> None:
         self._held.setdefault(sequence, []).append(event)

@@ -39,9 +39,17 @@ class ViewBook:
         entered: local time at which it became active.
         quorum_at: per view, the event with which q valid view changes were held (BYZ-16).
         invalid: provably wrong NEW-VIEWs (E3), by id.
+
+    Args:
+        group: the replicas.
+        store: events at hand.
+        opened_id: what started view 0.
+        is_bounded: whether unproven view changes are kept for a few views per sender only.
     """
 
-    def __init__(self, group: Group, store: EventStore, opened_id: bytes) -> None:
+    def __init__(
+        self, group: Group, store: EventStore, opened_id: bytes, *, is_bounded: bool
+    ) -> None:
         self.view = 0
         self.is_active = True
         self.standing = opened_id
@@ -56,6 +64,7 @@ class ViewBook:
         self._valid: dict[str, dict[int, LogEvent]] = {}
         self._unproven: dict[bytes, LogEvent] = {}
         self._new_views: dict[bytes, LogEvent] = {}
+        self._is_bounded = is_bounded
 
     def view_changes(self, view: int) -> list[LogEvent]:
         """Valid view changes for ``view``, one per sender, by sender."""
@@ -121,12 +130,22 @@ class ViewBook:
         if check.missing and not check.fault:
             self._unproven[event.id] = event
             self._missing[event.id] = check.missing
+            if self._is_bounded:
+                self._forget_lowest(event.author)
             return check
         self._unproven.pop(event.id, None)
         self._missing.pop(event.id, None)
         if check.is_proven:
             self._count(event)
         return check
+
+    def _forget_lowest(self, sender: str) -> None:
+        """Of one sender only so many view changes wait to be proven, the highest ones."""
+        waiting = [event for event in self._unproven.values() if event.author == sender]
+        if len(waiting) > MAX_HELD_PER_SENDER:
+            lowest = min(waiting, key=lambda event: int(event.content.new_view)).id
+            del self._unproven[lowest], self._missing[lowest]
+            self._store.drop(lowest)
 
     def _count(self, event: LogEvent) -> None:
         view = event.content.new_view

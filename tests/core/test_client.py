@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,8 +15,8 @@ from voters import HeldVoter, Voter
 from waiting import wait_until_async
 
 from mabeam.core.client import CoordinationFailedError
-from mabeam.core.errors import NotFoundError
-from mabeam.core.kernel_events import CoordinationFailed
+from mabeam.core.errors import NotFoundError, UsageError
+from mabeam.core.kernel_events import CoordinationFailed, Invitee
 from mabeam.core.log import Submission
 from mabeam.core.sim.forger import Forger
 
@@ -110,3 +111,24 @@ async def test_watching_shows_every_step_and_nothing_is_kept(tmp_path: Path) -> 
             decision.outcome
         )
         assert not client.author.knows(decision.coordination)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"fault_tolerance": "bogus"},
+        {"ordering": "bogus"},
+        {"topic": "A B!"},
+        {"participants": (Invitee("a-1", 0),)},
+        {"f": -1},
+    ],
+)
+async def test_what_nobody_would_read_is_refused_at_once(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    async with Deployment(tmp_path) as deployment:
+        client = await deployment.client()
+        options = {"participants": ["a-1"]} | options
+        with pytest.raises(UsageError):
+            await client.request("simple_consensus", {"proposal": 1}, **options)
+        assert not [name for name in deployment.broker.by_coordination if name[0] != "_"]

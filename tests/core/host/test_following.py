@@ -9,9 +9,11 @@ import msgspec
 import pytest
 
 from mabeam.core.agent import Agent
+from mabeam.core.author import Author
 from mabeam.core.client import CoordinationFailedError
 from mabeam.core.errors import PeerProtocolError
-from mabeam.core.host.following import check_request
+from mabeam.core.hashing import tagged_hash
+from mabeam.core.identity import KeyPair
 from mabeam.core.journal import Journal, JournalError
 from mabeam.core.kernel_events import (
     CoordinationOpened,
@@ -20,6 +22,8 @@ from mabeam.core.kernel_events import (
     Participant,
     RegistrySnapshot,
 )
+from mabeam.core.machine import LogEvent
+from mabeam.core.opening import check_answer
 from mabeam.protocols import PROTOCOLS
 from mabeam.testing import World, simulated
 
@@ -35,13 +39,21 @@ def requested(**changes: Any) -> CoordinationRequested:
     return msgspec.structs.replace(wanted, **changes)
 
 
+def request(**changes: Any) -> LogEvent:
+    """The same, signed."""
+    event = Author("client", "n", KeyPair(bytes(32)), lambda: 1).sign(
+        "c", b"", "coordination.requested", requested(**changes)
+    )
+    return LogEvent(1, 1, event, requested(**changes))
+
+
 def opened(**changes: Any) -> CoordinationOpened:
     """What an honest coordinator makes of it."""
     members = tuple(Participant(name, bytes(8), name, name, 1_000_000) for name in NAMES)
     config = msgspec.convert({"proposal": "merge", "f": 1}, SPEC.config_type)
     frozen, members = SPEC.freeze(config, members)
     body = CoordinationOpened(
-        request_id=bytes(32),
+        request_id=request().id,
         protocol=SPEC.name,
         protocol_version=1,
         ordering="bft",
@@ -53,14 +65,14 @@ def opened(**changes: Any) -> CoordinationOpened:
         config=msgspec.to_builtins(frozen),
         overall_timeout_ms=60_000,
         topic="general",
-        beacon=bytes(32),
+        beacon=tagged_hash("opener", request().id),
         registry_snapshot=RegistrySnapshot(0, bytes(32)),
     )
     return msgspec.structs.replace(body, **changes)
 
 
 def test_the_question_is_the_requesters() -> None:
-    check_request(requested(), opened(), SPEC)
+    check_answer(request(), opened(), PROTOCOLS)
 
 
 @pytest.mark.parametrize(
@@ -71,12 +83,23 @@ def test_the_question_is_the_requesters() -> None:
         ({}, {"config": {"mode": "nonsense"}}),
         ({"participants": (Invitee("r1"),)}, {}),
         ({"f": 0}, {}),
+        ({}, {"f": 0, "config": {**opened().config, "f": 0}}),
+        ({}, {"replicas": ("r1",)}),
+        ({}, {"replicas": ("r1",), "f": 0, "config": {**opened().config, "f": 0}}),
+        ({"replicas": ("r1", "r2")}, {}),
+        ({"fault_tolerance": "high_fault"}, {}),
+        ({}, {"ordering": "log", "f": 0, "replicas": ()}),
+        ({}, {"overall_timeout_ms": 100}),
+        ({"overall_timeout_ms": 1_000}, {}),
+        ({}, {"topic": "another"}),
+        ({"controller_cap_ppm": 1}, {}),
+        ({}, {"beacon": bytes(32)}),
         ({"protocol": "simple_consensus"}, {}),
     ],
 )
 def test_a_coordinator_must_not_change_it(wanted: dict[str, Any], given: dict[str, Any]) -> None:
     with pytest.raises(PeerProtocolError) as raised:
-        check_request(requested(**wanted), opened(**given), SPEC)
+        check_answer(request(**wanted), opened(**given), PROTOCOLS)
     assert raised.value.reason == "digest_mismatch"
 
 
