@@ -114,6 +114,8 @@ def take(replica: ByzantineReplica) -> Snapshot | None:
     if executor.root_after(book.stable) != book.root:
         return None  # what q replicas have is not what is here
     proof = [replica.store.get(each) for each in book.proof]
+    if None in proof:
+        return None
     state = State(
         VERSION,
         _roots(replica),
