@@ -17,6 +17,7 @@ from .replica_story import ReplicaStory, story_in_words
 
 IN_FORCE = "in force"
 _ENDINGS = ("coordination.decided", "coordination.failed", "coordination.cancelled")
+_REFUSED_HINT = "Too many agents refused. Ask for something they accept; more time does not help."
 _LATE = frozenset({"late", "terminal", "wrong_phase"})
 
 
@@ -254,7 +255,9 @@ def _ending_words(it: Explanation) -> Iterator[str]:
     yield f"{_verdict(it)}{took}"
     if it.ending_type != "coordination.decided":
         for key in ("message", "hint", "reason"):
-            if it.ending.get(key):
+            if key == "hint" and it.replicas is not None and it.replicas.is_refused:
+                yield f"hint: {_REFUSED_HINT}"
+            elif it.ending.get(key):
                 yield f"{key}: {it.ending[key]}"
         return
     outcome = it.ending.get("outcome") or {}

@@ -2,8 +2,9 @@
 
 A view is left for a reason the log shows. The first that fits, from certain to vague: the primary
 said two things or something wrong (proven); it was to be replaced by plan; it never started its
-view; it proposed nothing; it proposed, and not everything was executed in time. The last three say
-what was seen, not whose fault it is: a slow network looks the same.
+view; agents refused the proposal, its own or so many that the others are no quorum; it proposed
+nothing; it proposed, and not everything was executed in time. What is silent or slow was seen so,
+and may be nobody's fault: a slow network looks the same.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class ReplicaStory(msgspec.Struct, frozen=True):
         silent: replicas from which the log holds nothing.
         caught: by replica and rule.
         refused: replicas whose own agent would not vote for a proposal, with its reason.
+        is_refused: nothing was decided, and those that did not refuse are no quorum.
         timed_out: replicas that signed the overall deadline.
         decision: the certificate of the first executed operation, if there is one.
         slots, requests: executed.
@@ -83,6 +85,7 @@ class ReplicaStory(msgspec.Struct, frozen=True):
     silent: tuple[str, ...]
     caught: tuple[Caught, ...]
     refused: dict[str, str]
+    is_refused: bool
     timed_out: tuple[str, ...]
     decision: Certificate | None
     slots: int
@@ -106,6 +109,7 @@ def tell(machine: ByzantineFold, events: Sequence[LogEvent]) -> ReplicaStory:
         tuple(each for each in group.replicas if each not in heard),
         tuple(_caught(events, group)),
         dict(sorted(machine.refusals.items())),
+        not machine.executor.executed and _is_refused(machine),
         tuple(sorted(machine.deadlines)),
         _certificate(machine, events),
         machine.executor.executed,
@@ -148,6 +152,7 @@ def _why(
     view: int,
 ) -> str:
     group, every = machine.group, machine.config.rotation_slots
+    primary = group.primary(view)
     twice = [e for e in proposals if any(contradict(e, other) for other in proposals)]
     if twice:
         return f"it proposed two different batches for slot {twice[0].content.sequence}"
@@ -162,9 +167,19 @@ def _why(
         return f"planned, after {every} slots"
     if view > 0 and not starts:
         return "silent: it sent no NEW-VIEW in time"
+    refused = machine.refusals
+    if not slots and primary in refused:
+        return f"refused: its agent would not vote for the proposal ({refused[primary]})"
     if not slots:
         return "silent: it proposed nothing in time"
+    if _is_refused(machine):
+        return f"refused: the agents of {', '.join(sorted(refused))} would not vote for it"
     return "slow: it proposed, but not everything was executed in time"
+
+
+def _is_refused(machine: ByzantineFold) -> bool:
+    """Whether so many replicas refused that the others are no quorum."""
+    return machine.group.n - len(machine.refusals) < machine.group.q
 
 
 def _caught(events: Sequence[LogEvent], group: Group) -> list[Caught]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from ..core.admission import MAX_NESTING, is_shallow
 from ..core.errors import UsageError
 from ..core.kernel_events import Invitee
 from ..core.names import check_id
@@ -60,12 +62,73 @@ def parameters_of(file: str | None, assignments: Iterable[str]) -> dict[str, Any
     return parameters
 
 
-def json_or_text(text: str) -> Any:
-    """The JSON value of a text, or the text itself."""
+def operation_of(text: str) -> Any:
+    """The operation a person typed: JSON, or plain text where it is not; ``-`` for standard input.
+
+    Raises:
+        UsageError: standard input is no text, or no event can hold the value.
+    """
+    if text != "-":
+        return json_or_text(text)
     try:
-        return json.loads(text)
+        return json_or_text(sys.stdin.read().removesuffix("\n"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"cannot read the operation from standard input: {error}") from None
+
+
+def json_or_text(text: str) -> Any:
+    """The JSON value of a text, or the text itself.
+
+    Raises:
+        UsageError: no event can hold the value.
+    """
+    try:
+        value = json.loads(text)
     except ValueError:
-        return text
+        value = text
+    except RecursionError:
+        raise _too_deep() from None
+    return _checked(value)
+
+
+def _checked(value: Any) -> Any:
+    """``value``, if an event can hold it.
+
+    Raises:
+        UsageError: it is nested too deep, holds a number that is not finite or an integer that
+            does not fit into 64 bits, or a text that is no Unicode.
+    """
+    if not is_shallow(value):
+        raise _too_deep()
+    for each in _leaves(value):
+        if isinstance(each, float) and not math.isfinite(each):
+            raise UsageError(
+                "a number is not finite, or too large",
+                hint="Numbers must be finite; write a text in quotes.",
+            )
+        if isinstance(each, int) and not -(2**63) <= each < 2**64:
+            raise UsageError(
+                f"integer {each} does not fit into 64 bits", hint="Write it as a text, in quotes."
+            )
+        if isinstance(each, str) and any("\ud800" <= c <= "\udfff" for c in each):
+            raise UsageError("a text is no Unicode: it holds half a surrogate pair")
+    return value
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield name
+            yield from _leaves(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _leaves(each)
+    else:
+        yield value
+
+
+def _too_deep() -> UsageError:
+    return UsageError(f"the value is nested more than {MAX_NESTING} levels deep")
 
 
 def _read_object(file: str) -> dict[str, Any]:
@@ -74,6 +137,8 @@ def _read_object(file: str) -> dict[str, Any]:
         value = json.loads(text)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read parameters from {file}: {error}") from None
+    except RecursionError:
+        raise _too_deep() from None
     if not isinstance(value, dict):
         raise UsageError(f"the parameters in {file} are not a JSON object")
-    return value
+    return {name: _checked(each) for name, each in value.items()}

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 FAILED = 3
 MAX_SHOWN = 20
+MAX_NAMED = 10
 
 
 @click.group("audit")
@@ -51,7 +52,8 @@ def verify(
 ) -> int:
     """Compute everything again: signatures, chains, registry, openings, outcomes.
 
-    Ends with 0 if nothing is wrong and nothing is missing, else with 3.
+    Ends with 0 if nothing is wrong and nothing is missing, else with 3. That somebody lied, with
+    proof and without effect, is no fault of the log: it is listed, and the status stays 0.
     """
     from ...core.errors import UsageError
 
@@ -182,9 +184,8 @@ async def _verify_log(log: EventLog, coordination: str | None, root: bytes) -> R
 
 
 def _show(report: Report) -> None:
-    verdict = "clean" if report.clean else "incomplete" if report.ok else "FAILED"
     click.echo(
-        f"{verdict}: {report.records} records, {report.signatures} signatures, "
+        f"{_verdict(report)}: {report.records} records, {report.signatures} signatures, "
         f"{report.coordinations} coordinations ({report.source})"
     )
     if report.endings:
@@ -201,3 +202,14 @@ def _show(report: Report) -> None:
         click.echo("".join(c if c.isprintable() else " " for c in text))
     if len(shown) > MAX_SHOWN:
         click.echo(f"… and {len(shown) - MAX_SHOWN} more; see --json")
+
+
+def _verdict(report: Report) -> str:
+    """``clean`` only if nobody is proven guilty either; a lie does not make the log wrong."""
+    if not report.clean:
+        return "incomplete" if report.ok else "FAILED"
+    guilty = sorted({finding.culprit for finding in report.findings if finding.culprit})
+    if not guilty:
+        return "clean"
+    more = f" and {len(guilty) - MAX_NAMED} more" if len(guilty) > MAX_NAMED else ""
+    return f"verified; {len(guilty)} at fault ({', '.join(guilty[:MAX_NAMED])}{more})"

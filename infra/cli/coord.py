@@ -16,7 +16,10 @@ from .invocation import Invocation, as_id, as_json, pass_invocation, print_json,
 if TYPE_CHECKING:
     from ...core.bus.jetstream import JetStreamTransport
     from ...core.client import Client, Decision
+    from ...core.coordination import Coordination
 
+ORDERINGS = ("log", "bft")
+FAULT_TOLERANCES = ("low_fault", "medium_fault", "high_fault", "any_fault")
 _COLUMNS = ("coordination", "protocol", "status", "decision", "requester", "coordinator", "term")
 
 
@@ -39,9 +42,11 @@ for _command in (show, watch, replay, diagram, export, submit, reconfigure):
 @click.option("--config", "config_file", metavar="FILE", help="Parameters as JSON; - for stdin.")
 @click.option("--id", "id", help="Id of the coordination (random by default).")
 @click.option("--timeout-ms", type=int, help="Overall time-out.")
-@click.option("--fault-tolerance", help="low_fault, medium_fault, high_fault or any_fault.")
+@click.option("--fault-tolerance", type=click.Choice(FAULT_TOLERANCES), help="What may go wrong.")
 @click.option(
-    "--ordering", help="Who orders events: log (the operator) or bft (replicas that may lie)."
+    "--ordering",
+    type=click.Choice(ORDERINGS),
+    help="Who orders events: the log (its operator) or bft (replicas that may lie).",
 )
 @click.option("-f", "--faulty", "f", type=click.IntRange(0), help="Lying replicas tolerated.")
 @click.option(
@@ -122,13 +127,39 @@ def _document(name: str, decision: Decision | None) -> dict[str, Any]:
 @as_id
 @pass_invocation
 def cancel(invocation: Invocation, coordination: str, reason: str, as_id: str | None) -> None:
-    """Ask for COORDINATION to be cancelled; its coordinator decides whether it still can be."""
+    """Ask for COORDINATION to be cancelled; its coordinator decides whether it still can be.
+
+    Only whoever asked for it may, as long as it has not ended.
+    """
+    from ...core.errors import NotFoundError
 
     async def work(client: Client) -> None:
+        try:
+            fold = await client.read(coordination)
+        except NotFoundError:
+            pass  # The request may wait in the client's journal, which cancel() looks at.
+        else:
+            _check_may_cancel(fold, client.author.id)
         await client.cancel(coordination, reason)
 
     invocation.with_client(as_id, work)
     click.echo(f"asked to cancel {coordination}")
+
+
+def _check_may_cancel(fold: Coordination, id: str) -> None:
+    from ...core.errors import UsageError
+
+    requester = fold.request.author if fold.request is not None else ""
+    if requester and requester != id:
+        raise UsageError(
+            f"{requester!r} asked for {fold.id!r}, so only {requester!r} may cancel it",
+            hint=f"Use --as {requester}.",
+        )
+    if fold.terminal is not None:
+        raise UsageError(
+            f"{fold.id!r} has ended already: {fold.phase}",
+            hint=f"See 'mabeam coord show {fold.id}'.",
+        )
 
 
 @coord_command.command("ls")

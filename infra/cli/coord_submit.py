@@ -31,17 +31,19 @@ def submit(
 ) -> None:
     """Submit OPERATION (JSON, or plain text) to the service COORDINATION of Byzantine replicas.
 
-    The replicas order it among all others; that it executed is concluded here from their commit
+    With - as OPERATION it is read from standard input. The replicas order it among all others; that it executed is concluded here from their commit
     certificates, not from anybody's answer.
     """
     from ...core.client import Effect
     from ...core.errors import UsageError
     from ...protocols.byzantine import ByzantineFold
     from ...protocols.byzantine.events import REQUEST, RequestSubmitted
-    from ..requesting import json_or_text
+    from ..requesting import operation_of
+
+    value = operation_of(operation)
 
     def body(number: int) -> RequestSubmitted:
-        return RequestSubmitted(number, json_or_text(operation))
+        return RequestSubmitted(number, value)
 
     def executed(fold: Coordination, request_id: bytes) -> Executed | None:
         machine = fold.machine

@@ -20,6 +20,7 @@ from .invocation import Invocation, pass_invocation
 def dev_command(invocation: Invocation, agents: tuple[str, ...], once: bool) -> int:
     """Run a server, a coordinator and a projector on this machine, until Ctrl-C.
 
+    If one of them ends by itself, the others are ended too, and it says which one.
     Creates the deployment directory at the first start; data, keys and ports stay for the next.
     """
     from ...core.errors import UsageError

@@ -62,13 +62,15 @@ class ByzantineFold(SlotFold):
         return "active" if self.views.is_active else "changing"
 
     def waiting_for(self) -> tuple[str, ...]:
-        """Replicas whose vote for the next slot, view change or last checkpoint is missing."""
+        """Replicas whose vote for the next slot, view change or last checkpoint is missing; nobody
+        while no request is pending."""
         if self.phase() == "changing":
             heard = {event.author for event in self.views.view_changes(self.views.view)}
         elif self.phase() == "active":
             proposal = self.accepted.get(self.executor.executed + 1)
             if proposal is None:
-                return (self.group.primary(self.views.view),)
+                is_idle = self.requests.oldest() is None
+                return () if is_idle else (self.group.primary(self.views.view),)
             key = (self.views.view, self.executor.executed + 1, proposal.digest)
             heard = set(self.commits.signers(key))
         elif self.phase() == "handing_over":

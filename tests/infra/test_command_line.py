@@ -7,13 +7,15 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
 
 from mabeam.core.errors import NotFoundError, VerificationError
+from mabeam.core.kernel_events import FaultTolerance, Ordering
 from mabeam.infra.cli import main as program
+from mabeam.infra.cli.coord import FAULT_TOLERANCES, ORDERINGS
 from mabeam.infra.embedded_server import free_port
 from mabeam.infra.home import OPERATOR, Home
 from mabeam.infra.membership import set_up
@@ -70,6 +72,11 @@ def test_every_command_explains_itself(
         (["coord", "start", "simple_consensus"], "name the participants"),
         (["coord", "start", "simple_consensus", "-p", "A"], "agent id 'A'"),
         (["coord", "start", "simple_consensus", "-p", "a", "-s", "x"], "not of the form"),
+        (["coord", "start", "p", "--ordering", "raft"], "'raft' is not one of 'log', 'bft'"),
+        (["coord", "start", "p", "--fault-tolerance", "high"], "'high' is not one of 'low_fault'"),
+        (["coord", "start", "p", "-p", "a", "-s", "x=NaN"], "not finite"),
+        (["coord", "submit", "c", "1e400"], "not finite"),
+        (["coord", "submit", "c", "123456789012345678901234567890"], "does not fit into 64 bits"),
         (["audit", "verify"], "say what to verify"),
         (["audit", "verify", "--all", "--bundle", "x"], "say what to verify"),
         (["bench", "nothing"], "no section nothing"),
@@ -92,6 +99,11 @@ def test_wrong_usage_ends_with_2_and_one_line(
     assert message in first
     assert all(line.startswith("hint: ") for line in others)
     assert captured.out == ""
+
+
+def test_choices_are_those_of_the_request() -> None:
+    assert get_args(Ordering) == ORDERINGS
+    assert get_args(FaultTolerance) == FAULT_TOLERANCES
 
 
 @pytest.mark.parametrize(

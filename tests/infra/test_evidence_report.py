@@ -14,6 +14,7 @@ from mabeam.core.audit.bundle import encode_bundle
 from mabeam.core.audit.replay import steps
 from mabeam.core.envelope import decode_event
 from mabeam.core.evidence import evidence_of
+from mabeam.core.kernel_events import DeadlinePassed
 from mabeam.infra import explanation
 from mabeam.infra.cli import main as program
 from mabeam.infra.evidence_report import EvidenceReport, folded, in_words, report_on
@@ -21,10 +22,14 @@ from mabeam.infra.replica_story import ReplicaStory, story_in_words, tell
 from mabeam.protocols.byzantine.digests import batch_digest
 from mabeam.protocols.byzantine.events import (
     COMMIT,
+    DEADLINE_PASSED,
+    OVERALL,
     PRE_PREPARE,
+    REFUSED,
     VIEW_CHANGE,
     CommitSent,
     PrePrepareSent,
+    ProposalRefused,
     ViewChangeSent,
 )
 from mabeam.protocols.byzantine.fold import ByzantineFold
@@ -142,6 +147,19 @@ def test_the_command_reads_a_bundle(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert program.run(["audit", "evidence"]) == 2
 
 
+def test_an_audit_that_convicts_is_not_called_clean(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "c1.bundle"
+    for liars, verdict in (((), "clean: "), (("r2",), "verified; 1 at fault (r2): ")):
+        log = forked(*liars)
+        log.conclude()
+        path.write_bytes(encode_bundle("c1", log.records, log.root.public_key))
+        call = ["audit", "verify", "--bundle", str(path), "--root", log.root.public_key.hex()]
+        assert program.run(call) == 0
+        assert capsys.readouterr().out.startswith(verdict)
+
+
 # The story of the replicas ------------------------------------------------------------------------
 
 
@@ -196,6 +214,45 @@ def test_slow_and_equivocating_primaries() -> None:
     assert told.views[0].why == "it proposed two different batches for slot 1"
     assert [(each.replica, each.rule) for each in told.caught] == [("r0", "E1")]
     assert told.caught[0].words == "r0 signed two different proposals for slot 1 in view 0"
+
+
+def refusing(*names: str, led: bool = False) -> ReplicaLog:
+    """These agents refuse; with ``led`` the primary has proposed before."""
+    log = ReplicaLog()
+    if led:
+        log.act(["r0"])
+    for name in names:
+        body = ProposalRefused(0, 1, batch_digest("c1", (b"\1" * 32,)), "no budget")
+        log.append(name, REFUSED, body, "pub")
+    log.time_out("r1", "r2", "r3")
+    return log
+
+
+def test_a_primary_whose_agent_refused_is_not_silent() -> None:
+    log = refusing("r0", "r1", "r2", "r3")
+    told = story(log)
+    assert told.views[0].why == "refused: its agent would not vote for the proposal (no budget)"
+    assert told.is_refused
+    assert "r0's agent refused the proposal: no budget" in list(story_in_words(told))
+
+
+def test_backups_that_refused_are_named_if_the_others_are_no_quorum() -> None:
+    told = story(refusing("r1", "r2", led=True))
+    assert told.views[0].why == "refused: the agents of r1, r2 would not vote for it"
+    few = story(refusing("r1", led=True))
+    assert few.views[0].why.startswith("slow")
+    assert not few.is_refused
+
+
+def test_the_hint_after_refusals_is_not_more_time() -> None:
+    for names, hint in ((("r0", "r1", "r2", "r3"), "Too many agents refused"), ((), "longer time")):
+        log = refusing(*names)
+        for name in log.names:
+            log.append(name, DEADLINE_PASSED, DeadlinePassed(OVERALL), "pub")
+        log.conclude()
+        told = list(steps(log.records, "c1", log.root.public_key, KNOWN))
+        lines = list(explanation.in_words(explanation.explain("c1", told, story(log))))
+        assert any(line.startswith("hint: ") and hint in line for line in lines), lines
 
 
 def test_a_fork_is_told() -> None:

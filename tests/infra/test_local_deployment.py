@@ -119,6 +119,19 @@ def test_projections_are_the_same_after_a_rebuild(
         deployment.spawn_projector("p1")
 
 
+def test_only_the_requester_cancels_and_nothing_that_has_ended(
+    decided: dict[str, Any], mabeam: Command
+) -> None:
+    ended = mabeam("coord", "cancel", "c-1")
+    assert (ended.code, ended.out) == (2, "")
+    assert "'c-1' has ended already: decided" in ended.err
+    foreign = mabeam("coord", "cancel", "c-1", "--as", "a1")
+    assert (foreign.code, foreign.out) == (2, "")
+    assert "'client' asked for 'c-1', so only 'client' may cancel it" in foreign.err
+    assert "hint: Use --as client." in foreign.err
+    assert mabeam("coord", "cancel", "nothing").code == 4
+
+
 def test_the_audit_is_clean_from_every_source(decided: dict[str, Any], mabeam: Command) -> None:
     for arguments in (("c-1",), ("--all",), ("--all", "--source", "mirror")):
         found = mabeam("audit", "verify", *arguments, "--json")

@@ -149,6 +149,16 @@ def test_the_checkpoint_is_due_at_once_and_nothing_else_is() -> None:
     assert service.machine.waiting_for() == names(4)
 
 
+def test_an_idle_service_waits_for_nobody() -> None:
+    service = Service()
+    assert service.machine.waiting_for() == ()
+    service.commit(1, service.request("a"))
+    assert service.machine.waiting_for() == ()
+    service.request("b")
+    assert service.machine.waiting_for() == ("r0",)
+    assert Bench(config=ByzantineConfig(proposal="A")).machine.waiting_for() == ("r0",)
+
+
 def test_a_primary_proposes_nothing_behind_it() -> None:
     service = Service(author="r0")
     stop = service.handover()
