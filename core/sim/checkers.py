@@ -132,9 +132,11 @@ def auditor_agrees(seen: Observation) -> Iterator[str]:
 
 
 def complete(seen: Observation) -> Iterator[str]:
-    """Nothing that honest authors signed and the log acknowledged is missing from it."""
+    """Nothing that honest authors signed is missing from the log, unless it was on a lost disk."""
+    nodes = seen.world.nodes
+    excused = seen.world.dishonest.keys() | {id for id in nodes if nodes[id].has_lost_journal}
     for finding in seen.report.findings:
-        if finding.severity == "incomplete" and finding.author not in seen.world.dishonest:
+        if finding.severity == "incomplete" and finding.author not in excused:
             yield f"the auditor misses something: {finding.code}: {finding.message}"
 
 

@@ -46,6 +46,7 @@ class Node(ABC):
     Attributes:
         skew_ms: how far its clock is ahead.
         deaths: why its host ended by itself, beyond what an unreachable log explains.
+        has_lost_journal: whether its disk was gone once; what it had not sent by then is lost.
     """
 
     def __init__(self, world: World, id: str) -> None:
@@ -53,6 +54,7 @@ class Node(ABC):
         self.id = id
         self.skew_ms = 0
         self.deaths: list[str] = []
+        self.has_lost_journal = False
         self._life: asyncio.Task[None] | None = None
 
     @property
@@ -85,6 +87,7 @@ class Node(ABC):
     def lose_journal(self) -> None:
         """The disk is gone; only while the process is down."""
         self._journal_path.unlink(missing_ok=True)
+        self.has_lost_journal = True
 
     @property
     def _journal_path(self) -> Path:
