@@ -31,13 +31,8 @@ def submit(
 ) -> None:
     """Submit OPERATION (JSON, or plain text) to the service COORDINATION of Byzantine replicas.
 
-<<<<<<< HEAD
     With - as OPERATION it is read from standard input. The replicas order it among all others; that
     it executed is concluded here from their commit certificates, not from anybody's answer.
-=======
-    With - as OPERATION it is read from standard input. The replicas order it among all others;
-    that it executed is concluded here from their commit certificates, not from anybody's answer.
->>>>>>> words
     """
     from ...core.client import Effect
     from ...core.errors import UsageError
