@@ -17,7 +17,9 @@ from .replica_story import ReplicaStory, story_in_words
 
 IN_FORCE = "in force"
 _ENDINGS = ("coordination.decided", "coordination.failed", "coordination.cancelled")
-_REFUSED_HINT = "Too many agents refused. Ask for something they accept; more time does not help."
+_REFUSED_HINT = (
+    "See which agents refused, and why; more time helps only where replicas were silent."
+)
 _LATE = frozenset({"late", "terminal", "wrong_phase"})
 
 
@@ -254,11 +256,11 @@ def _ending_words(it: Explanation) -> Iterator[str]:
     took = f" after {it.duration_ms} ms" if it.duration_ms is not None else ""
     yield f"{_verdict(it)}{took}"
     if it.ending_type != "coordination.decided":
+        timed_out = it.ending.get("code") == "timeout"
+        refused = timed_out and it.replicas is not None and it.replicas.refused
         for key in ("message", "hint", "reason"):
-            if key == "hint" and it.replicas is not None and it.replicas.is_refused:
-                yield f"hint: {_REFUSED_HINT}"
-            elif it.ending.get(key):
-                yield f"{key}: {it.ending[key]}"
+            if it.ending.get(key):
+                yield f"{key}: {_REFUSED_HINT if key == 'hint' and refused else it.ending[key]}"
         return
     outcome = it.ending.get("outcome") or {}
     if "vote_ratio_ppm" in outcome:

@@ -73,7 +73,6 @@ class ReplicaStory(msgspec.Struct, frozen=True):
         silent: replicas from which the log holds nothing.
         caught: by replica and rule.
         refused: replicas whose own agent would not vote for a proposal, with its reason.
-        is_refused: nothing was decided, and those that did not refuse are no quorum.
         timed_out: replicas that signed the overall deadline.
         decision: the certificate of the first executed operation, if there is one.
         slots, requests: executed.
@@ -85,7 +84,6 @@ class ReplicaStory(msgspec.Struct, frozen=True):
     silent: tuple[str, ...]
     caught: tuple[Caught, ...]
     refused: dict[str, str]
-    is_refused: bool
     timed_out: tuple[str, ...]
     decision: Certificate | None
     slots: int
@@ -109,7 +107,6 @@ def tell(machine: ByzantineFold, events: Sequence[LogEvent]) -> ReplicaStory:
         tuple(each for each in group.replicas if each not in heard),
         tuple(_caught(events, group)),
         dict(sorted(machine.refusals.items())),
-        not machine.executor.executed and _is_refused(machine),
         tuple(sorted(machine.deadlines)),
         _certificate(machine, events),
         machine.executor.executed,
