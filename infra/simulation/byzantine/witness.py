@@ -79,13 +79,13 @@ class Witness:
         author, name = machine.context.author, machine.context.epoch.hex()
         if machine.executor.fork is not None and not machine.halted:
             machine.halted = True
-            self.found.append(f"agreement: {author} holds two commit certificates for one slot")
+            self._find(f"agreement: {author} holds two commit certificates for one slot")
         for slot in machine.executor.log:
             if slot.sequence <= machine.reported:
                 continue
             value = slot.digest, slot.requests, slot.root
             if self._slots.setdefault((name, slot.sequence), value) != value:
-                self.found.append(f"agreement: {author} executes another slot {slot.sequence}")
+                self._find(f"agreement: {author} executes another slot {slot.sequence}")
         machine.reported = machine.executor.executed
 
     def lives(self, coordination: str) -> Iterator[tuple[str, ByzantineReplica]]:
@@ -112,7 +112,11 @@ class Witness:
         if any(".pub." not in record.subject for record in self._world.network.lost):
             return  # what the log has lost of coordinators and clients is theirs to repeat
         for author in self.late(coordination):
-            self.found.append(f"liveness: {author} has not executed everything in {coordination}")
+            self._find(f"liveness: {author} has not executed everything in {coordination}")
+
+    def _find(self, message: str) -> None:
+        self.found.append(message)
+        self._world.note_violation(message)
 
     def bound_s(self, margin_s: float) -> float:
         """How long after the last fault everything has executed."""
