@@ -85,6 +85,7 @@ class World:
         dishonest: ids of the adversaries.
         stable_at: virtual time at which the last fault so far is over.
         witnesses: what looks into the machines of a protocol, by its name.
+        lies: what adversaries signed against their better knowledge: id of the event, kind of lie.
         errors: what was raised where nobody waited for it; nodes that lie have bugs, too.
     """
 
@@ -97,6 +98,7 @@ class World:
         self.dishonest: dict[str, None] = {}
         self.stable_at = 0.0
         self.witnesses: dict[str, Any] = {}
+        self.lies: dict[bytes, str] = {}
         self.errors: list[str] = []
         self.requested: list[str] = []
         self.loop: VirtualLoop

@@ -116,12 +116,12 @@ class MessageMutation(DishonestReplica):
             epoch = sha256(b"another configuration")
             statement = append.type, append.body, append.refs
             strings.sign(statement, epoch=epoch, lie="under another configuration")
-            strings.pretend(append)
+            strings.pretend(append, replaced=True)
         elif mutated is None or chance < 0.35:
             strings.speak(append)
         elif chance < 0.55:
             self.lie(strings, [mutated], "mutated")
-            strings.pretend(append)
+            strings.pretend(append, replaced=True)
         elif chance < 0.75:
             self.lie(strings, [mutated], "mutated")
             strings.speak(append)

@@ -45,9 +45,9 @@ class Coalition(DishonestReplica):
             hidden = replace(body, prepared=()) if self.rng.random() < 0.5 else body
             kind = "nothing prepared" if hidden is not body else "the truth"
             self.lie(strings, [(VIEW_CHANGE, hidden, append.refs)], kind)
-            strings.pretend(append)
+            strings.pretend(append, replaced=True)
         elif append.type in (PREPARE, COMMIT):
-            strings.pretend(append)
+            strings.pretend(append, replaced=True)
             self._split(strings, body.view, body.sequence)  # type: ignore[attr-defined]
         else:
             strings.speak(append)

@@ -81,7 +81,7 @@ class Liar(DishonestReplica):
         if found is None or self.rng.random() < 0.25:
             strings.speak(append)
         else:
-            strings.pretend(append)
+            strings.pretend(append, replaced=True)
 
     def _view_changes(self, strings: Strings, body: ViewChangeSent) -> Iterator[Told]:
         """Forged, omitted, relabelled and stale entries; a checkpoint nobody took."""

@@ -172,7 +172,9 @@ class Strings:
         """Sign anything and send it off; the machine is not told, but the world's notes are, with
         what kind of ``lie`` it is."""
         self.replica.note(f"signs {described(statement)}: {lie}")
-        return self._sign(statement, delay_s, epoch)
+        event = self._sign(statement, delay_s, epoch)
+        self.replica.world.lies[event.id] = lie
+        return event
 
     def _sign(
         self, statement: Statement, delay_s: float = 0.0, epoch: bytes | None = None
@@ -192,10 +194,11 @@ class Strings:
             self.replica.note(f"sends {described(statement)} {delay_s:.1f} s late")
         self.fold(self._sign(statement, delay_s))
 
-    def pretend(self, append: Append) -> None:
-        """Let the machine believe that it was signed."""
-        statement = append.type, append.body, append.refs
-        self.replica.note(f"keeps back {described(statement)}")
+    def pretend(self, append: Append, *, replaced: bool = False) -> None:
+        """Let the machine believe that it was signed; a lie that ``replaced`` it is noted."""
+        if not replaced:
+            statement = append.type, append.body, append.refs
+            self.replica.note(f"keeps back {described(statement)}")
         encoded = msgspec.msgpack.encode(append.body)
         header = Header(
             VERSION, self.coordination.id, self.coordination.epoch, append.type, self.replica.id,
@@ -261,10 +264,6 @@ class DishonestReplica(DishonestAgent):
         for statement in statements:
             if self.may_misbehave():
                 strings.sign(statement, lie=kind)
-
-    def note(self, text: str) -> None:
-        """Let the story of the run tell what this replica does."""
-        self.world.note(f"{self.id} {text}")
 
     def hold_up(self, victim: str, within_s: tuple[float, float], how: tuple[str, ...]) -> None:
         """Hold up the link of an honest node for a while, as a network adversary may before the

@@ -104,7 +104,7 @@ class Usurpation:
         for slot in slots:
             vote = CommitSent(body.new_view, slot.sequence, slot.batch_digest)
             strings.sign((COMMIT, vote, ()), lie="a vote for the NEW-VIEW's slots")
-        strings.pretend(append)
+        strings.pretend(append, replaced=True)
 
     def _wrong(self, strings: Strings, body: NewViewSent) -> Iterator[SlotProposal]:
         chosen = self._rng.choice(body.slots).sequence

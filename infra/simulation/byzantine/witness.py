@@ -12,6 +12,7 @@ import msgspec
 
 from ....core.machine import Context, LogEvent
 from ....core.sim.world import World
+from ....protocols.byzantine.events import NEW_VIEW, VIEW_CHANGE
 from ....protocols.byzantine.replica import ByzantineReplica
 
 
@@ -36,11 +37,23 @@ class _Watched(ByzantineReplica):
         try:
             super().apply(event)
         finally:
+            if event.id in self.witness.lies:
+                self._note_lie(event)
             if self.executor.executed > self.reported or self.executor.fork is not None:
                 self.witness.look(self)
             if self.views.view > self.highest_view:
                 self.highest_view = self.views.view
                 self.witness.longest_ms = max(self.witness.longest_ms, self._timeout_ms())
+
+    def _note_lie(self, event: LogEvent) -> None:
+        """A view change, or a NEW-VIEW, that counts here although it is a lie."""
+        views, told = self.views, event.event.header.type
+        if told == VIEW_CHANGE:
+            counts = event in views.view_changes(event.content.new_view)
+        else:
+            counts = told == NEW_VIEW and views.is_active and views.standing == event.id
+        if counts:
+            self.witness.note_believed(self.context.author, event)
 
 
 class Witness:
@@ -61,6 +74,7 @@ class Witness:
         self.handed_over: set[str] = set()
         self.found: list[str] = []
         self._world = world
+        self._believed: set[bytes] = set()
         self._slots: dict[tuple[str, int], tuple[bytes, tuple[bytes, ...], bytes]] = {}
 
     def participant(self, context: Context) -> ByzantineReplica:
@@ -73,6 +87,19 @@ class Witness:
         machine.witness = self
         self.replicas.setdefault((context.coordination, context.author), []).append(machine)
         return machine
+
+    @property
+    def lies(self) -> dict[bytes, str]:
+        """See :class:`~mabeam.core.sim.world.World`."""
+        return self._world.lies
+
+    def note_believed(self, author: str, event: LogEvent) -> None:
+        """A lie moved an honest replica; the first one is noted."""
+        if event.id not in self._believed:
+            self._believed.add(event.id)
+            told = event.event.header
+            what = f"{told.type.partition('.')[2]} to view {event.content.new_view}"
+            self._world.note(f"{author} counts {told.author}'s {what}: {self.lies[event.id]}")
 
     def look(self, machine: _Watched) -> None:
         """Compare what a replica has just executed with what others have."""
