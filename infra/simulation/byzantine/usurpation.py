@@ -97,13 +97,13 @@ class Usurpation:
             strings.speak(append)
 
     def _usurp(self, strings: Strings, append: Append, body: NewViewSent) -> None:
-        """Something else for a slot that has executed, and votes for it."""
+        """Something else for a slot that has executed, and a vote for it."""
         slots = tuple(self._wrong(strings, body))
         lie = msgspec.structs.replace(body, slots=slots)
         strings.sign((NEW_VIEW, lie, append.refs), lie="executed slots are replaced")
-        for slot in slots:
+        for slot in set(slots) - set(body.slots):
             vote = CommitSent(body.new_view, slot.sequence, slot.batch_digest)
-            strings.sign((COMMIT, vote, ()), lie="a vote for the NEW-VIEW's slots")
+            strings.sign((COMMIT, vote, ()), lie="a vote for that")
         strings.pretend(append, replaced=True)
 
     def _wrong(self, strings: Strings, body: NewViewSent) -> Iterator[SlotProposal]:
