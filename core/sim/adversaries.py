@@ -35,6 +35,8 @@ class EquivocatingVoter(DishonestAgent):
                 event = self.forger.sign(
                     coordination, fold.epoch, append.type, append.body, append.refs, **changes
                 )
+                if append is not first:
+                    self.note(f"answers again, {append.type}{' as a fork' if fork else ''}")
                 await self.publish(event)
                 if fork:
                     self.forger.chains[coordination] = number, previous
@@ -54,6 +56,7 @@ class LateVoter(DishonestAgent):
             await asyncio.sleep(0.5)
         for append in (append for appends in said for append in appends):
             body, epoch = append.body, fold.epoch
+            self.note(f"answers after the end, {append.type}")
             await self.publish(
                 self.forger.sign(coordination, epoch, append.type, body, append.refs)
             )
@@ -79,6 +82,15 @@ class _Watcher(DishonestAgent):
         """React to a record."""
 
 
+FORGERIES = (
+    "a flipped bit",
+    "what it signed in another's name",
+    "a copy",
+    "a copy of another class",
+    "garbage",
+)
+
+
 class Forger(_Watcher):
     """Stores what others never signed: damaged, re-attributed, under other subjects, garbage."""
 
@@ -99,6 +111,7 @@ class Forger(_Watcher):
             subject = subject.replace(".pub.", ".ctl.")
         else:
             wire = self.rng.randbytes(self.rng.randrange(200))
+        self.note(f"stores {FORGERIES[forgery]} under {subject}")
         self.world.network.store_raw(subject, wire)
 
     def _signed_as(self, author: str, coordination: str, token: str) -> bytes:
@@ -124,6 +137,7 @@ class Replayer(_Watcher):
         tokens = old.subject.split(".")
         mixed = ".".join((*tokens[:3], elsewhere, *tokens[4:]))
         choice = self.rng.choice(((subject, wire), (old.subject, old.wire), (mixed, old.wire)))
+        self.note(f"stores again, under {choice[0]}")
         self.world.network.store_raw(*choice)
 
 
@@ -138,6 +152,7 @@ class Flooder(DishonestAgent):
         for type_name, body, epoch in self._junk(coordination, fold.epoch):
             if not self.may_misbehave():
                 return
+            self.note(f"signs junk as {type_name}")
             await self.publish(self.forger.sign(coordination, epoch, type_name, body))
             await asyncio.sleep(self.rng.choice((0.0, 0.02)))
 

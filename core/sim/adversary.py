@@ -64,6 +64,10 @@ class Adversary(Node):
         self.mischief += 1
         return self.mischief <= MAX_MISCHIEF
 
+    def note(self, text: str) -> None:
+        """Let the story of the run tell what this adversary does."""
+        self.world.note(f"{self.id} {text}")
+
     async def publish(
         self, event: Event, event_class: EventClass = "pub", expected: int | None = None
     ) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Literal
 from zlib import crc32
@@ -155,10 +155,20 @@ def draw_faults(
     return tuple(sorted(faults, key=lambda fault: (fault.at_ms, fault.kind, fault.node)))
 
 
+def _told(fault: Fault) -> Iterator[str]:
+    yield fault.kind
+    if fault.node:
+        yield f"of {fault.node}"
+    if fault.amount != 1:
+        yield f"by {fault.amount}"
+    if fault.for_ms:
+        yield f"for {fault.for_ms} ms"
+
+
 async def inflict(world: World, fault: Fault) -> None:
     """Let one fault happen, from its beginning to its end."""
     await asyncio.sleep(fault.at_ms / 1000)
-    world.note(f"{fault.kind} {fault.node} {fault.amount}")
+    world.note(" ".join(("fault:", *_told(fault))))
     if fault.kind in ("crash", "crash_losing_journal"):
         await _crash(world, fault)
     elif fault.kind == "redeliver":

@@ -48,6 +48,7 @@ class RogueCoordinator(Adversary):
     async def _steal(self, fold: Coordination) -> None:
         previous = fold.claim.id if fold.claim else ZERO32
         claim = CoordinationClaimed(fold.term + 1, previous)
+        self.note(f"claims {fold.id}, term {claim.term}")
         event = self.forger.sign(fold.id, fold.epoch, "coordination.claimed", claim)
         await self.publish(event, "ctl", self._last_control(fold.id))
 
@@ -55,6 +56,7 @@ class RogueCoordinator(Adversary):
         for kind, body, refs in list(self._lies(fold)):
             if self.rng.random() < 0.5 or not self.may_misbehave():
                 continue
+            self.note(f"signs {kind} of its own")
             event = self.forger.sign(fold.id, fold.epoch, kind, body, refs)
             await self.publish(event, "ctl", self._last_control(fold.id))
             await asyncio.sleep(self.rng.choice((0.0, 0.1)))

@@ -46,6 +46,8 @@ REAL_SIGNATURES_EVERY = 50
 """One seed in so many signs with Ed25519 (TST-1 asks for 1 %)."""
 
 FAULTS_WITHIN_MS = 8_000
+MAX_STORY = 30
+"""Lines of lies and faults told about a failed run: the last ones."""
 START_S = 30.0
 
 
@@ -76,6 +78,8 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
         operator: whether the log itself breaks promises.
         faults: the fault schedule; drawn from the seed if ``None``.
         note: why the case is kept.
+        drawn_with: where ``adversary`` is empty, the adversary everything was drawn with: honest
+            agents stand in its places.
     """
 
     protocol: str
@@ -85,6 +89,19 @@ class Case(msgspec.Struct, frozen=True, omit_defaults=True):
     operator: bool = False
     faults: tuple[Fault, ...] | None = None
     note: str = ""
+    drawn_with: str = ""
+
+
+class Recording(msgspec.Struct):
+    """Where :func:`run_case` leaves what it ran, to be looked at when the run is over.
+
+    Attributes:
+        real_signatures: sign with Ed25519 whatever the seed says. Ids do not depend on it.
+        world: the world of the run.
+    """
+
+    real_signatures: bool = False
+    world: World | None = None
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -98,6 +115,8 @@ class Result(msgspec.Struct, frozen=True):
         endings: coordinations by how they ended.
         virtual_s: virtual time it took.
         real_s: real time it took.
+        story: of a failed run the last lies and faults, by virtual time, up to the first violation
+            that was noticed on the spot or to the end.
     """
 
     case: Case
@@ -107,6 +126,7 @@ class Result(msgspec.Struct, frozen=True):
     endings: dict[str, int]
     virtual_s: float
     real_s: float
+    story: tuple[str, ...] = ()
 
     @property
     def failed(self) -> bool:
@@ -173,21 +193,24 @@ class Simulation(ABC):
         """The protocol's own invariants: what is wrong with the results, by independent means."""
 
 
-def run_case(case: Case, simulation: Simulation) -> Result:
+def run_case(case: Case, simulation: Simulation, recording: Recording | None = None) -> Result:
     """Do a run."""
+    recording = recording or Recording()
     if simulation.protocol != case.protocol:
         raise UsageError(f"the case is about {case.protocol}, not {simulation.protocol}")
     started = time.perf_counter()
     with _quiet(), _uncollected():
         try:
-            result = simulate(_run(case, simulation), max_steps=simulation.max_steps)
+            result = simulate(_run(case, simulation, recording), max_steps=simulation.max_steps)
         except Exception as error:  # stuck, or something a fold must never raise
             gc.collect()  # what the broken run left open must not be closed during the next one
             violation = Violation("simulation", f"{type(error).__name__}: {error}")
-            faults = _plan(case, simulation).faults
+            faults = plan_of(case, simulation).faults
             case = msgspec.structs.replace(case, faults=faults)
             result = Result(case, (violation,), "", 0, {}, 0.0, 0.0)
-    return msgspec.structs.replace(result, real_s=time.perf_counter() - started)
+    world = recording.world
+    story = world.story(MAX_STORY) if world is not None and result.failed else ()
+    return msgspec.structs.replace(result, real_s=time.perf_counter() - started, story=story)
 
 
 @contextmanager
@@ -237,15 +260,23 @@ def draw_plan(simulation: Simulation, rng: random.Random, case: Case) -> Plan:
     return Plan(agents, coordinators, clients, adversaries, asks, faults)
 
 
-def _plan(case: Case, simulation: Simulation) -> Plan:
-    plan = simulation.plan(random.Random(f"{case.seed}/plan"), case)
+def plan_of(case: Case, simulation: Simulation) -> Plan:
+    """The nodes, coordinations and faults of a case."""
+    stands_in = bool(case.drawn_with) and not case.adversary
+    drawn = msgspec.structs.replace(case, adversary=case.drawn_with) if stands_in else case
+    plan = simulation.plan(random.Random(f"{case.seed}/plan"), drawn)
+    if stands_in:
+        are_agents = "agent" in adversary_class(case.drawn_with).roles
+        plan.agents = sorted((*plan.agents, *(plan.adversaries if are_agents else ())))
+        plan.adversaries = []
     return plan if case.faults is None else msgspec.structs.replace(plan, faults=case.faults)
 
 
-async def _run(case: Case, simulation: Simulation) -> Result:
-    plan = _plan(case, simulation)
-    stubbed = case.seed % REAL_SIGNATURES_EVERY != 0
+async def _run(case: Case, simulation: Simulation, recording: Recording) -> Result:
+    plan = plan_of(case, simulation)
+    stubbed = case.seed % REAL_SIGNATURES_EVERY != 0 and not recording.real_signatures
     async with World(case.seed, simulation.protocols, stub_signatures=stubbed) as world:
+        recording.world = world
         simulation.prepare(world)
         await _populate(world, plan, case, simulation)
         world.schedule(*plan.faults)

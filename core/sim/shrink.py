@@ -1,4 +1,5 @@
-"""Shrinking: the smallest fault schedule with which a failing run still fails in the same way."""
+"""Shrinking: the smallest case that still fails in the same way: whether it takes the adversary at
+all, how many replicas, which faults."""
 
 from __future__ import annotations
 
@@ -6,8 +7,11 @@ from collections.abc import Callable, Iterator
 
 import msgspec
 
+from ..errors import UsageError
 from .faults import Fault
-from .run import Case, Result, Simulation, run_case
+from .run import Case, Result, Simulation, plan_of, run_case
+
+replace = msgspec.structs.replace
 
 MAX_ATTEMPTS = 150
 """Runs spent on shrinking one case."""
@@ -18,7 +22,8 @@ _SHORTEST_MS = 100
 def shrink(
     failing: Result, simulation: Simulation, run: Callable[[Case, Simulation], Result] = run_case
 ) -> Result:
-    """Take faults away, then make those that are left shorter and weaker, as long as it fails.
+    """Make a case smaller as long as it fails: without the adversary, with fewer replicas and
+    faults, then with shorter and weaker ones.
 
     Args:
         failing: a failed run.
@@ -27,18 +32,42 @@ def shrink(
     """
     wanted = {violation.checker for violation in failing.violations}
     best, attempts = failing, 0
-    progress = True
-    while progress:
-        progress = False
-        for faults in _smaller(best.case.faults or ()):
-            if attempts >= MAX_ATTEMPTS:
-                return best
-            attempts += 1
-            result = run(msgspec.structs.replace(best.case, faults=faults), simulation)
-            if wanted & {violation.checker for violation in result.violations}:
-                best, progress = result, True
-                break
+    for smaller in (_without_adversary, _smaller_groups, _fewer_faults):
+        progress = True
+        while progress:
+            progress = False
+            for case in smaller(best.case, simulation):
+                if attempts >= MAX_ATTEMPTS:
+                    return best
+                attempts += 1
+                result = run(case, simulation)
+                if wanted & {violation.checker for violation in result.violations}:
+                    best, progress = result, True
+                    break
     return best
+
+
+def _without_adversary(case: Case, simulation: Simulation) -> Iterator[Case]:
+    if case.adversary:
+        yield replace(case, adversary="", drawn_with=case.adversary)
+
+
+def _fewer_faults(case: Case, simulation: Simulation) -> Iterator[Case]:
+    yield from (replace(case, faults=faults) for faults in _smaller(case.faults or ()))
+
+
+def _smaller_groups(case: Case, simulation: Simulation) -> Iterator[Case]:
+    """The seed's runs with fewer replicas; faults of those that are no more are left out."""
+    plan = plan_of(case, simulation)
+    size = len({invited.agent_id for ask in plan.asks for invited in ask.participants})
+    for replicas in range(1, min(size, case.replicas or size)):
+        smaller = replace(case, replicas=replicas)
+        try:
+            left = plan_of(smaller, simulation)
+        except UsageError:
+            continue  # fewer than the protocol takes
+        nodes = {"", *left.agents, *left.coordinators, *left.clients, *left.adversaries}
+        yield replace(smaller, faults=tuple(f for f in case.faults or () if f.node in nodes))
 
 
 def _smaller(faults: tuple[Fault, ...]) -> Iterator[tuple[Fault, ...]]:

@@ -51,6 +51,9 @@ POLL_S = 0.02
 
 SETTLE_POLL_S = 0.25
 
+VIOLATION = "violated:"
+"""Begins the note of something that does not hold."""
+
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 
@@ -82,6 +85,7 @@ class World:
         dishonest: ids of the adversaries.
         stable_at: virtual time at which the last fault so far is over.
         witnesses: what looks into the machines of a protocol, by its name.
+        lies: what adversaries signed against their better knowledge: id of the event, kind of lie.
         errors: what was raised where nobody waited for it; nodes that lie have bugs, too.
     """
 
@@ -94,6 +98,7 @@ class World:
         self.dishonest: dict[str, None] = {}
         self.stable_at = 0.0
         self.witnesses: dict[str, Any] = {}
+        self.lies: dict[bytes, str] = {}
         self.errors: list[str] = []
         self.requested: list[str] = []
         self.loop: VirtualLoop
@@ -309,6 +314,23 @@ class World:
     def note(self, text: str) -> None:
         """Add a line to the trace."""
         self._notes.append(f"{self.loop.time():.6f} {text}")
+
+    def note_violation(self, text: str) -> None:
+        """Note that something does not hold, at the moment that shows."""
+        self.note(f"{VIOLATION} {text}")
+
+    def story(self, most: int) -> tuple[str, ...]:
+        """The last ``most`` lines of what was noted, up to the first violation if one was."""
+        lines: list[str] = []
+        for note in self._notes:
+            at, text = note.split(" ", 1)
+            lines.append(f"{float(at):8.3f} s  {text}")
+            if text.startswith(VIOLATION):
+                break
+        left_out = len(lines) - most
+        if left_out <= 0:
+            return tuple(lines)
+        return (f"({left_out} earlier lines left out)", *lines[-most:])
 
     def digest(self) -> str:
         """Hash over everything stored, when, everything noted, and what the clients saw."""

@@ -19,6 +19,7 @@ from ...core.sim.adversaries import adversaries_against, adversary_class
 from ...core.sim.run import Case, Result, run_case
 from ...core.sim.shrink import shrink
 from ..simulation import simulation_of
+from ..simulation.recorded import record_run
 from .invocation import as_json, print_json
 
 NOBODY = "none"
@@ -69,6 +70,13 @@ _processes = click.option(
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Do the run of a kept case again instead.",
 )
+@click.option(
+    "--export",
+    "bundle",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the log of the first failed run, shrunk, as a bundle; with --case, or a single "
+    "run, also if nothing failed.",
+)
 @as_json
 def run_command(
     protocol: str,
@@ -79,6 +87,7 @@ def run_command(
     runs: int,
     operator: bool,
     file: Path | None,
+    bundle: Path | None,
     as_json: bool,
 ) -> int:
     """Run schedules; ends with 1 if anything does not hold."""
@@ -89,7 +98,7 @@ def run_command(
             cases = iter([msgspec.json.decode(file.read_bytes(), type=Case)])
         except msgspec.MsgspecError as error:
             raise UsageError(f"{file} is no case: {error}") from None
-    return _report(cases, as_json, processes)
+    return _report(cases, as_json, processes, bundle)
 
 
 @sim_command.command("soak")
@@ -161,12 +170,15 @@ def _results(cases: Iterable[Case], processes: int) -> Iterator[Result]:
         yield from (each.result() for each in under_way)
 
 
-def _report(cases: Iterable[Case], as_json: bool, processes: int) -> int:
+def _report(
+    cases: Iterable[Case], as_json: bool, processes: int, bundle: Path | None = None
+) -> int:
+    last: Result | None = None
     failures: list[Result] = []
     runs = records = 0
     started = time.perf_counter()
     for result in _results(cases, processes):
-        runs, records = runs + 1, records + result.records
+        runs, records, last = runs + 1, records + result.records, result
         if result.failed:
             failures.append(result)
     seconds = time.perf_counter() - started
@@ -174,14 +186,48 @@ def _report(cases: Iterable[Case], as_json: bool, processes: int) -> int:
         shown = [_failure(result) for result in failures]
         rate = round(runs / seconds, 1)
         print_json({"runs": runs, "per_second": rate, "records": records, "failures": shown})
+        if bundle is not None and (kept := _to_keep(failures, last, runs)) is not None:
+            _export(kept, bundle)
         return 1 if failures else 0
     click.echo(f"{runs} schedules, {runs / seconds:.1f} per second, {records} records")
     for number, result in enumerate(failures):
-        shrunk = number < MAX_SHRUNK
-        for line in _told(_shrunk(result) if shrunk else result, shrunk):
+        shrunk = _shrunk(result) if number < MAX_SHRUNK else None
+        for line in _told(result, shrunk):
             click.echo(line)
+        failures[number] = shrunk or result
     click.echo(f"{len(failures)} failed" if failures else "nothing failed")
+    if bundle is not None:
+        kept = _to_keep(failures, last, runs)
+        if kept is None:
+            click.echo(f"{bundle} is not written: no run failed")
+        else:
+            for line in _export(kept, bundle):
+                click.echo(line)
     return 1 if failures else 0
+
+
+def _to_keep(failures: list[Result], last: Result | None, runs: int) -> Result | None:
+    if failures:
+        return failures[0]
+    return last if runs == 1 else None
+
+
+def _export(kept: Result, bundle: Path) -> Iterator[str]:
+    """Do a run again with real signatures and write its log; what to do with it."""
+    run = record_run(kept.case, simulation_of(kept.case.protocol))
+    try:
+        bundle.write_bytes(run.bundle)
+    except OSError as error:
+        raise UsageError(f"cannot write {bundle}: {error.strerror}") from None
+    root = run.root_public_key.hex()
+    lines = [
+        f"{bundle}: {len(run.bundle)} bytes, {run.coordination} of seed {kept.case.seed}",
+        f"  mabeam coord diagram --bundle {bundle} --root-key {root}",
+        f"  mabeam audit verify --bundle {bundle} --root-key {root}",
+    ]
+    if run.result.violations != kept.violations:
+        lines.insert(1, "  it went another way than before: the program has changed meanwhile?")
+    return iter(lines)
 
 
 def _shrunk(result: Result) -> Result:
@@ -198,11 +244,17 @@ def replay_command(case: Case) -> str:
     )
 
 
-def _told(result: Result, shrunk: bool) -> Iterator[str]:
+def _told(result: Result, shrunk: Result | None) -> Iterator[str]:
     yield f"seed {result.case.seed} failed; again with: {replay_command(result.case)}"
-    yield from (f"  {violation}" for violation in result.violations)
+    least = shrunk or result
+    yield from (f"  {violation}" for violation in least.violations)
+    if least.case.drawn_with and not least.case.adversary:
+        yield "  it fails without any adversary, too"
+    if least.story:
+        yield "  lies and faults of the shrunk case:" if shrunk else "  lies and faults:"
+        yield from (f"    {line}" for line in least.story)
     if shrunk:
-        yield f"  shrunk case, to be kept: {msgspec.json.encode(result.case).decode()}"
+        yield f"  shrunk case, to be kept: {msgspec.json.encode(shrunk.case).decode()}"
 
 
 def _failure(result: Result) -> dict[str, Any]:
@@ -210,5 +262,6 @@ def _failure(result: Result) -> dict[str, Any]:
         "seed": result.case.seed,
         "replay": replay_command(result.case),
         "violations": [str(violation) for violation in result.violations],
+        "story": result.story,
         "case": msgspec.to_builtins(result.case),
     }

@@ -22,6 +22,7 @@ from mabeam.infra.simulation import simulation_of
 from mabeam.infra.simulation.byzantine.runs import is_opened, submit
 from mabeam.protocols.byzantine.events import REQUEST, RequestSubmitted
 from mabeam.protocols.byzantine.replica import ByzantineReplica
+from mabeam.protocols.byzantine.view_change import check_new_view
 from mabeam.testing import Fault, World, simulate
 from tests.protocols.simple.test_mutants import Mutant, applied
 
@@ -153,6 +154,18 @@ HUNTS = (
         "liar",
         7,
         range(220, 221),
+    ),
+    Hunt(
+        "NEW-VIEW slots trusted",
+        _one(
+            "NEW-VIEW slots trusted",
+            check_new_view,
+            "computed.slots == body.slots",
+            "True",
+        ),
+        "liar",
+        4,
+        range(6, 14),
     ),
 )
 

@@ -77,11 +77,11 @@ class EquivocatingPrimary(DishonestReplica):
         """A contradiction next to each proposal and vote."""
         statements = list(self._contradictions(strings, append))
         if append.type == PRE_PREPARE and self.rng.random() < 0.5:
-            self.lie(strings, statements)
+            self.lie(strings, statements, "a contradiction")
             strings.speak(append)
         else:
             strings.speak(append)
-            self.lie(strings, statements)
+            self.lie(strings, statements, "a contradiction")
 
     def _contradictions(self, strings: Strings, append: Append) -> Iterator[Statement]:
         body, machine = append.body, strings.machine
@@ -114,19 +114,20 @@ class MessageMutation(DishonestReplica):
         chance = self.rng.random()
         if self.rng.random() < 0.15 and self.may_misbehave():
             epoch = sha256(b"another configuration")
-            strings.sign((append.type, append.body, append.refs), epoch=epoch)
-            strings.pretend(append)
+            statement = append.type, append.body, append.refs
+            strings.sign(statement, epoch=epoch, lie="under another configuration")
+            strings.pretend(append, replaced=True)
         elif mutated is None or chance < 0.35:
             strings.speak(append)
         elif chance < 0.55:
-            self.lie(strings, [mutated])
-            strings.pretend(append)
+            self.lie(strings, [mutated], "mutated")
+            strings.pretend(append, replaced=True)
         elif chance < 0.75:
-            self.lie(strings, [mutated])
+            self.lie(strings, [mutated], "mutated")
             strings.speak(append)
         else:
             strings.speak(append)
-            self.lie(strings, [mutated])
+            self.lie(strings, [mutated], "mutated")
 
     def _mutated(self, append: Append) -> Statement | None:
         body: Any = append.body
@@ -164,5 +165,7 @@ class EquivocatingClient(DishonestReplica):
                 return
             for operation in self.rng.sample(("left", "right", "both"), 2):
                 body = RequestSubmitted(self.rng.choice((number, number, 1)), operation)
-                strings.fold(strings.sign((REQUEST, body, ()), self.rng.choice((0.0, 0.3))))
+                delay_s = self.rng.choice((0.0, 0.3))
+                asked = strings.sign((REQUEST, body, ()), delay_s, lie="one of two requests")
+                strings.fold(asked)
             strings.react()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import msgspec
@@ -22,11 +21,6 @@ from ....protocols.byzantine.events import (
 from .puppet import DishonestReplica, Strings
 
 replace = msgspec.structs.replace
-
-MAX_STRIKES = 8
-"""Times one adversary holds up others; the network is only partially synchronous."""
-
-STRIKES_UNTIL_S = 20.0
 
 
 class Coalition(DishonestReplica):
@@ -49,10 +43,11 @@ class Coalition(DishonestReplica):
             self._propose_twice(strings, append, body)
         elif isinstance(body, ViewChangeSent) and self.may_misbehave():
             hidden = replace(body, prepared=()) if self.rng.random() < 0.5 else body
-            self.lie(strings, [(VIEW_CHANGE, hidden, append.refs)])
-            strings.pretend(append)
+            kind = "nothing prepared" if hidden is not body else "the truth"
+            self.lie(strings, [(VIEW_CHANGE, hidden, append.refs)], kind)
+            strings.pretend(append, replaced=True)
         elif append.type in (PREPARE, COMMIT):
-            strings.pretend(append)
+            strings.pretend(append, replaced=True)
             self._split(strings, body.view, body.sequence)  # type: ignore[attr-defined]
         else:
             strings.speak(append)
@@ -64,7 +59,7 @@ class Coalition(DishonestReplica):
             ids = (self.rng.choice(known),)
             digest = batch_digest(strings.coordination.id, ids)
             other = replace(body, batch_digest=digest, request_ids=ids)
-            strings.fold(strings.sign((PRE_PREPARE, other, append.refs)))
+            strings.fold(strings.sign((PRE_PREPARE, other, append.refs), lie="a second proposal"))
 
     def noticed(self, strings: Strings, event: LogEvent) -> None:
         """See who voted for what."""
@@ -86,7 +81,9 @@ class Coalition(DishonestReplica):
                 key = (kind, view, sequence, digest)
                 if key not in self._voted and self.may_misbehave():
                     self._voted.add(key)
-                    strings.sign((kind, make(view, sequence, digest), ()))
+                    strings.sign(
+                        (kind, make(view, sequence, digest), ()), lie="a vote for any digest"
+                    )
 
 
 class Adaptive(DishonestReplica):
@@ -100,7 +97,6 @@ class Adaptive(DishonestReplica):
 
     def __init__(self, *args: object) -> None:
         super().__init__(*args)
-        self._strikes = 0
         self._left: set[int] = set()
 
     def noticed(self, strings: Strings, event: LogEvent) -> None:
@@ -128,24 +124,9 @@ class Adaptive(DishonestReplica):
             self._left.add(new_view)
             for intent in strings.machine._leave(new_view):
                 body: Any = intent.body
-                strings.sign((VIEW_CHANGE, replace(body, prepared=body.prepared[1:]), ()))
+                held_back = replace(body, prepared=body.prepared[1:])
+                strings.sign((VIEW_CHANGE, held_back, ()), lie="a certificate is held back")
 
     def _hold_up(self, victim: str, strings: Strings) -> None:
-        world = self.world
-        if victim in world.dishonest or victim not in world.nodes:
-            return
-        if self._strikes >= MAX_STRIKES or world.loop.time() > STRIKES_UNTIL_S:
-            return
-        self._strikes += 1
-        span_s = self.rng.uniform(0.5, 2.5) * strings.machine.config.view_timeout_ms / 1000
-        world.stable_at = max(world.stable_at, world.loop.time() + span_s)
-        world.network.spawn(self._stall(victim, span_s))
-
-    async def _stall(self, victim: str, span_s: float) -> None:
-        link = self.world.network.link(victim)
-        kind = self.rng.choice(("stall", "cut", "delay"))
-        if kind in link.active:
-            return
-        link.set(kind, 800)
-        await asyncio.sleep(span_s)
-        link.set(kind, 0)
+        timeout_s = strings.machine.config.view_timeout_ms / 1000
+        self.hold_up(victim, (0.5 * timeout_s, 2.5 * timeout_s), ("stall", "cut", "delay"))

@@ -26,6 +26,18 @@ PROTOCOL = "byzantine_consensus"
 REREAD_S = 0.2
 LINGER_S = 2.0
 
+MAX_STRIKES = 8
+"""Times one adversary holds up others; the network is only partially synchronous."""
+
+STRIKES_UNTIL_S = 20.0
+
+_WORDS = {
+    "new_view": "to view",
+    "sequence": "slot",
+    "stable_sequence": "stable",
+    "client_seq": "number",
+}
+
 Statement = tuple[str, Body, tuple[bytes, ...]]
 """Type, body and refs of an event to sign."""
 
@@ -151,9 +163,22 @@ class Strings:
     # Speaking ---------------------------------------------------------------------------------
 
     def sign(
+        self,
+        statement: Statement,
+        delay_s: float = 0.0,
+        epoch: bytes | None = None,
+        lie: str = "of its own",
+    ) -> LogEvent:
+        """Sign anything and send it off; the machine is not told, but the world's notes are, with
+        what kind of ``lie`` it is."""
+        self.replica.note(f"signs {described(statement)}: {lie}")
+        event = self._sign(statement, delay_s, epoch)
+        self.replica.world.lies[event.id] = lie
+        return event
+
+    def _sign(
         self, statement: Statement, delay_s: float = 0.0, epoch: bytes | None = None
     ) -> LogEvent:
-        """Sign anything and send it off; the machine is not told."""
         kind, body, refs = statement
         name = self.coordination.id
         epoch = self.coordination.epoch if epoch is None else epoch
@@ -164,10 +189,16 @@ class Strings:
 
     def speak(self, append: Append, delay_s: float = 0.0) -> None:
         """Sign what the machine intends, and let it know."""
-        self.fold(self.sign((append.type, append.body, append.refs), delay_s))
+        statement = append.type, append.body, append.refs
+        if delay_s:
+            self.replica.note(f"sends {described(statement)} {delay_s:.1f} s late")
+        self.fold(self._sign(statement, delay_s))
 
-    def pretend(self, append: Append) -> None:
-        """Let the machine believe that it was signed."""
+    def pretend(self, append: Append, *, replaced: bool = False) -> None:
+        """Let the machine believe that it was signed; a lie that ``replaced`` it is noted."""
+        if not replaced:
+            statement = append.type, append.body, append.refs
+            self.replica.note(f"keeps back {described(statement)}")
         encoded = msgspec.msgpack.encode(append.body)
         header = Header(
             VERSION, self.coordination.id, self.coordination.epoch, append.type, self.replica.id,
@@ -190,6 +221,7 @@ class DishonestReplica(DishonestAgent):
     def __init__(self, *args: object) -> None:
         super().__init__(*args)  # type: ignore[arg-type]
         self._joined: set[str] = set()
+        self._strikes = 0
 
     async def invited(self, coordination: str) -> None:
         """Take part, once."""
@@ -227,8 +259,54 @@ class DishonestReplica(DishonestAgent):
         """The machine wants to sign this; by default it may."""
         strings.speak(append)
 
-    def lie(self, strings: Strings, statements: Iterable[Statement]) -> None:
+    def lie(self, strings: Strings, statements: Iterable[Statement], kind: str) -> None:
         """Sign statements the machine does not stand behind, as long as there are not too many."""
         for statement in statements:
             if self.may_misbehave():
-                strings.sign(statement)
+                strings.sign(statement, lie=kind)
+
+    def hold_up(self, victim: str, within_s: tuple[float, float], how: tuple[str, ...]) -> None:
+        """Hold up the link of an honest node for a while, as a network adversary may before the
+        network stabilises; not too often, and not late in a run.
+
+        Args:
+            victim: whose link.
+            within_s: bounds of the time it takes.
+            how: faults of a link to draw from.
+        """
+        world = self.world
+        if victim in world.dishonest or victim not in world.nodes:
+            return
+        if self._strikes >= MAX_STRIKES or world.loop.time() > STRIKES_UNTIL_S:
+            return
+        self._strikes += 1
+        span_s = self.rng.uniform(*within_s)
+        world.stable_at = max(world.stable_at, world.loop.time() + span_s)
+        world.network.spawn(self._stall(victim, span_s, how))
+
+    async def _stall(self, victim: str, span_s: float, how: tuple[str, ...]) -> None:
+        link = self.world.network.link(victim)
+        kind = self.rng.choice(how)
+        if kind in link.active:
+            return
+        self.note(f"holds up {victim} ({kind}) for {span_s:.1f} s")
+        link.set(kind, 800)
+        await asyncio.sleep(span_s)
+        link.set(kind, 0)
+
+
+def described(statement: Statement) -> str:
+    """A statement in a few words: its type, views and slots, digests by their first digits."""
+    kind, body, _ = statement
+    words = [kind.partition(".")[2]]
+    for name in ("new_view", "view", "sequence", "stable_sequence", "client_seq"):
+        if (value := getattr(body, name, None)) is not None:
+            words.append(f"{_WORDS.get(name, name)} {value}")
+    for name in ("batch_digest", "state_root"):
+        if (value := getattr(body, name, None)) is not None:
+            words.append(value.hex()[:6])
+    for entry in getattr(body, "prepared", ()):
+        words.append(f"[slot {entry.sequence} view {entry.view} {entry.batch_digest.hex()[:6]}]")
+    for slot in getattr(body, "slots", ()):
+        words.append(f"[slot {slot.sequence} {slot.batch_digest.hex()[:6]}]")
+    return " ".join(words)

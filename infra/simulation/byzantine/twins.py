@@ -77,6 +77,7 @@ class Twins(Adversary):
         until = self.world.loop.time() + self.rng.uniform(2.0, 12.0)
         salt = self.rng.randrange(2**16)
         by_author = self.rng.random() < 0.7
+        self.note(f"runs twice; twin {side} sees half of it {delay_s:.1f} s late")
 
         def hides(record: Record) -> bool:
             author = record.subject.rsplit(".", 1)[1]

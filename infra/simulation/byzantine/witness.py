@@ -12,6 +12,7 @@ import msgspec
 
 from ....core.machine import Context, LogEvent
 from ....core.sim.world import World
+from ....protocols.byzantine.events import NEW_VIEW, VIEW_CHANGE
 from ....protocols.byzantine.replica import ByzantineReplica
 
 
@@ -36,11 +37,23 @@ class _Watched(ByzantineReplica):
         try:
             super().apply(event)
         finally:
+            if event.id in self.witness.lies:
+                self._note_lie(event)
             if self.executor.executed > self.reported or self.executor.fork is not None:
                 self.witness.look(self)
             if self.views.view > self.highest_view:
                 self.highest_view = self.views.view
                 self.witness.longest_ms = max(self.witness.longest_ms, self._timeout_ms())
+
+    def _note_lie(self, event: LogEvent) -> None:
+        """A view change, or a NEW-VIEW, that counts here although it is a lie."""
+        views, told = self.views, event.event.header.type
+        if told == VIEW_CHANGE:
+            counts = event in views.view_changes(event.content.new_view)
+        else:
+            counts = told == NEW_VIEW and views.is_active and views.standing == event.id
+        if counts:
+            self.witness.note_believed(self.context.author, event)
 
 
 class Witness:
@@ -61,6 +74,7 @@ class Witness:
         self.handed_over: set[str] = set()
         self.found: list[str] = []
         self._world = world
+        self._believed: set[bytes] = set()
         self._slots: dict[tuple[str, int], tuple[bytes, tuple[bytes, ...], bytes]] = {}
 
     def participant(self, context: Context) -> ByzantineReplica:
@@ -74,18 +88,31 @@ class Witness:
         self.replicas.setdefault((context.coordination, context.author), []).append(machine)
         return machine
 
+    @property
+    def lies(self) -> dict[bytes, str]:
+        """See :class:`~mabeam.core.sim.world.World`."""
+        return self._world.lies
+
+    def note_believed(self, author: str, event: LogEvent) -> None:
+        """A lie moved an honest replica; the first one is noted."""
+        if event.id not in self._believed:
+            self._believed.add(event.id)
+            told = event.event.header
+            what = f"{told.type.partition('.')[2]} to view {event.content.new_view}"
+            self._world.note(f"{author} counts {told.author}'s {what}: {self.lies[event.id]}")
+
     def look(self, machine: _Watched) -> None:
         """Compare what a replica has just executed with what others have."""
         author, name = machine.context.author, machine.context.epoch.hex()
         if machine.executor.fork is not None and not machine.halted:
             machine.halted = True
-            self.found.append(f"agreement: {author} holds two commit certificates for one slot")
+            self._find(f"agreement: {author} holds two commit certificates for one slot")
         for slot in machine.executor.log:
             if slot.sequence <= machine.reported:
                 continue
             value = slot.digest, slot.requests, slot.root
             if self._slots.setdefault((name, slot.sequence), value) != value:
-                self.found.append(f"agreement: {author} executes another slot {slot.sequence}")
+                self._find(f"agreement: {author} executes another slot {slot.sequence}")
         machine.reported = machine.executor.executed
 
     def lives(self, coordination: str) -> Iterator[tuple[str, ByzantineReplica]]:
@@ -112,7 +139,11 @@ class Witness:
         if any(".pub." not in record.subject for record in self._world.network.lost):
             return  # what the log has lost of coordinators and clients is theirs to repeat
         for author in self.late(coordination):
-            self.found.append(f"liveness: {author} has not executed everything in {coordination}")
+            self._find(f"liveness: {author} has not executed everything in {coordination}")
+
+    def _find(self, message: str) -> None:
+        self.found.append(message)
+        self._world.note_violation(message)
 
     def bound_s(self, margin_s: float) -> float:
         """How long after the last fault everything has executed."""
