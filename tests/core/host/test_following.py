@@ -11,8 +11,9 @@ import pytest
 from mabeam.core.agent import Agent
 from mabeam.core.author import Author
 from mabeam.core.client import CoordinationFailedError
-from mabeam.core.errors import PeerProtocolError
-from mabeam.core.hashing import tagged_hash
+from mabeam.core.errors import PeerProtocolError, VerificationError
+from mabeam.core.hashing import sha256, tagged_hash
+from mabeam.core.host import session
 from mabeam.core.identity import KeyPair
 from mabeam.core.journal import Journal, JournalError
 from mabeam.core.kernel_events import (
@@ -22,10 +23,14 @@ from mabeam.core.kernel_events import (
     Participant,
     RegistrySnapshot,
 )
+from mabeam.core.log import Submission
 from mabeam.core.machine import LogEvent
-from mabeam.core.opening import check_answer
+from mabeam.core.memory_transport import MemoryTransport
+from mabeam.core.opening import check_answer, open_request
+from mabeam.core.transport import Invitation
 from mabeam.protocols import PROTOCOLS
-from mabeam.testing import World, simulated
+from mabeam.protocols.byzantine.events import REQUEST, RequestSubmitted
+from mabeam.testing import World, simulate, simulated
 
 NAMES = ("r1", "r2", "r3", "r4")
 SPEC = PROTOCOLS["byzantine_consensus"]
@@ -199,3 +204,77 @@ def test_full_disk_silences_a_replica_and_nothing_hangs(monkeypatch: pytest.Monk
 
     run()
     assert len(refused) > 1
+
+
+@simulated
+async def test_a_second_opening_is_followed_by_nobody() -> None:
+    """Both would share one chain: members would be convicted of forking it."""
+    async with World(3) as world:
+        await world.coordinator()
+        for name in NAMES:
+            await world.agent(name, Agent())
+        config = {"proposers": "participants", "proposal": "A"}
+        got = await world.decide(SPEC.name, config, list(NAMES))
+        await asyncio.sleep(20)  # the memberships are over
+        raw = MemoryTransport(world.network.broker)
+        head = got.opened.event.header
+        coordinator = Author("coord-1", "coord-1", world.keys["coord-1"], world.loop.time_ns)
+        coordinator.resume(got.coordination, head.author_seq, head.prev, head.at_ns)
+        second = coordinator.sign(
+            got.coordination,
+            b"",
+            head.type,
+            msgspec.structs.replace(got.opened.content, overall_timeout_ms=50_000),
+            head.refs,
+        )
+        at = await raw.log.append(Submission(second, "ctl", "coord-1"))
+        record = await raw.log.record_at(at.sequence)
+        assert record is not None
+        before = len(world.verdicts(got.coordination))
+        invitation = msgspec.msgpack.encode(Invitation(got.coordination, (record,)))
+        for name in NAMES:
+            await raw.invite(name, name, f"{got.coordination}-again", invitation)
+        stranger = (await world.client("stranger")).client.author
+        body = RequestSubmitted(1, "B")
+        event = stranger.sign(got.coordination, sha256(second.body), REQUEST, body)
+        await raw.log.append(Submission(event, "pub", "stranger"))
+        await asyncio.sleep(40)
+        after = [verdict.event for verdict in world.verdicts(got.coordination)[before:]]
+        assert [event.author for event in after if event is not None] == ["stranger"]
+        accused = {str(found) for found in world.check() if "coord-1" not in str(found)}
+        assert not [each for each in accused if "accused" in each]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"f": 0, "config": {"f": 0}},
+        {"replicas": ("r1",), "f": 0, "config": {"f": 0}},
+        {"fault_tolerance": "low_fault"},
+    ],
+)
+def test_a_coordinator_that_chooses_the_replicas_is_not_believed(
+    change: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by replicas, which take no part, nor by the client, whoever else does."""
+
+    def rogue(*arguments: Any) -> CoordinationOpened:
+        honest = open_request(*arguments)
+        config = honest.config | change.get("config", {})
+        return msgspec.structs.replace(honest, **(change | {"config": config}))
+
+    async def play() -> None:
+        async with World(3) as world:
+            await world.coordinator()
+            for name in NAMES:
+                await world.agent(name, Agent())
+            wanted: dict[str, Any] = {"timeout_ms": 5_000}
+            if "fault_tolerance" in change:
+                wanted["fault_tolerance"] = "high_fault"
+            with pytest.raises(VerificationError, match="in its own way"):
+                await world.decide(SPEC.name, {"proposal": "A"}, list(NAMES), **wanted)
+            kinds = {verdict.record.subject for verdict in world.verdicts(world.requested[0])}
+            assert not [kind for kind in kinds if "byzantine_prepare" in kind]
+
+    monkeypatch.setattr(session, "open_request", rogue)
+    simulate(play())
