@@ -15,6 +15,7 @@ ShortText = Annotated[str, msgspec.Meta(max_length=64)]
 Ppm = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 Weight = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
 DurationMs = Annotated[int, msgspec.Meta(ge=1, le=30 * 86_400_000)]
+OverallTimeoutMs = Annotated[int, msgspec.Meta(ge=100, le=30 * 86_400_000)]
 Ordering = Literal["log", "bft"]
 FaultTolerance = Literal["low_fault", "medium_fault", "high_fault", "any_fault"]
 Health = Literal["healthy", "overloaded", "unreachable", "unknown"]
@@ -139,7 +140,7 @@ class CoordinationRequested(Body, frozen=True):
     ordering: Ordering | None = None
     f: Natural | None = None
     fault_tolerance: FaultTolerance = "low_fault"
-    overall_timeout_ms: DurationMs | None = None
+    overall_timeout_ms: OverallTimeoutMs | None = None
     controller_cap_ppm: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 1_000_000
     topic: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_.-]{1,64}\Z")] = "general"
     parent: Parent | None = None
@@ -199,7 +200,7 @@ class CoordinationOpened(Body, frozen=True):
     ]
     certificates: tuple[bytes, ...]
     config: dict[str, Any]
-    overall_timeout_ms: DurationMs
+    overall_timeout_ms: OverallTimeoutMs
     topic: ShortText
     beacon: Bytes32
     registry_snapshot: RegistrySnapshot

@@ -121,6 +121,7 @@ async def test_watching_shows_every_step_and_nothing_is_kept(tmp_path: Path) -> 
         {"topic": "A B!"},
         {"participants": (Invitee("a-1", 0),)},
         {"f": -1},
+        {"timeout_ms": 99},
     ],
 )
 async def test_what_nobody_would_read_is_refused_at_once(
