@@ -246,7 +246,18 @@ class Membership:
         self._snapshots.confirm(history)
         if history and history[-1].sequence > self._surveyed.sequence:
             self._surveyed = Place.of(history[-1])
-        self._author.resume(self.coordination.id, *self.coordination.chains.head(self._author.id))
+        self._continue_behind(history)
+
+    def _continue_behind(self, history: Iterable[Record]) -> None:
+        """What this author once signed under another configuration uses up numbers of its chain."""
+        for record in history:
+            if record.subject.rsplit(".", 1)[1] != self._author.id:
+                continue
+            event = self._registry.admit(record)
+            if event is not None and not self._is_of_here(event):
+                header = event.event.header
+                number = header.author_seq + 1
+                self._author.resume(self.coordination.id, number, event.id, header.at_ns)
 
     def _send_again(self) -> None:
         """Append what the log does not hold of this author's events."""
