@@ -21,6 +21,7 @@ from ...core.sim.shrink import shrink
 from ..simulation import simulation_of
 from ..simulation.recorded import record_run
 from .invocation import as_json, print_json
+from .sim_explore import explore_command
 
 NOBODY = "none"
 EVERYBODY = "all"
@@ -35,6 +36,8 @@ MAX_SHRUNK = 5
 def sim_command() -> None:
     """Simulate a protocol under faults and adversaries, from seeds."""
 
+
+sim_command.add_command(explore_command)
 
 _protocol = click.option("--protocol", default="simple_consensus", show_default=True)
 _adversary = click.option(
