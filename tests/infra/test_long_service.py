@@ -58,7 +58,8 @@ class Restarts:
 
 
 @pytest.fixture
-async def group(tmp_path: Path) -> AsyncIterator[ReplicaGroup]:
+async def group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[ReplicaGroup]:
+    monkeypatch.setattr(snapshots, "SNAPSHOT_S", 0.05)  # before the first membership reads it
     made = ReplicaGroup(tmp_path, 4, CLIENTS)
     try:
         await made.open(CONFIG)
@@ -94,7 +95,6 @@ async def test_journal_and_restart_are_bounded(
     group: ReplicaGroup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(journal_module, "COMPACT_BYTES", COMPACT_BYTES)
-    monkeypatch.setattr(snapshots, "SNAPSHOT_S", 0.05)
     load = await group.load(8)
     restarts = Restarts(monkeypatch)
     samples = [await sample(group, load, restarts) for _ in range(ROUNDS)]
