@@ -14,7 +14,7 @@ ARGS     ?=
 SOURCES   = $(VENV)/src/mabeam tests
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench chaos lock clean
+.PHONY: help demo test lint format bench chaos seeds lock clean
 
 help: ## show this help
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -39,6 +39,9 @@ bench: $(VENV)/.demo ## measure throughput and latency on this machine
 
 chaos: $(VENV)/.test ## the long randomised tests
 	$(BIN)/pytest -m slow --timeout 1800 $(ARGS)
+
+seeds: $(VENV)/.test ## 2,000 seeds of every adversary and group size of Byzantine consensus: hours
+	$(BIN)/pytest -n $(WORKERS) -m slow --timeout 14400 tests/simulation/test_byzantine.py $(ARGS)
 
 # The demo lock is cut from the test lock, so that one environment serves both.
 LOCK = $(VENV)/lock/bin/uv pip compile --quiet --universal --python-version 3.11 \

@@ -50,7 +50,7 @@ def test_promises_hold(adversary: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(7200)
+@pytest.mark.timeout(14400)
 @pytest.mark.parametrize("count", SIZES)
 @pytest.mark.parametrize("adversary", NAMES, ids=lambda name: name or "nobody")
 def test_promises_hold_over_many_seeds(adversary: str, count: int) -> None:
