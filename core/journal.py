@@ -103,6 +103,7 @@ class Journal:
         self._pending: list[tuple[Slot, bytes, int, asyncio.Future[None]]] = []
         self._promised: dict[Slot, tuple[Entry, asyncio.Future[None]]] = {}
         self._flusher: asyncio.Task[None] | None = None
+        self._compacting: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="journal")
         self._usual_s = QUICK_S  # how long a group takes to be written
@@ -366,11 +367,17 @@ class Journal:
 
     async def compact(self) -> None:
         """Rewrite the file with the live entries if it is large and most of it is dead; flushes
-        wait meanwhile, lookups do not."""
+        wait meanwhile, lookups do not. It goes on if the caller is cancelled: a file that has been
+        replaced must not be written to any more."""
         if self._is_bloated():
-            async with self._writing:
-                if self._is_bloated():
-                    await self._compact()
+            if self._compacting is None or self._compacting.done():
+                self._compacting = asyncio.create_task(self._compact_alone())
+            await asyncio.shield(self._compacting)
+
+    async def _compact_alone(self) -> None:
+        async with self._writing:
+            if self._is_bloated():
+                await self._compact()
 
     def _is_bloated(self) -> bool:
         return self._file.size > COMPACT_BYTES and self._live < self._file.size // 2
@@ -398,6 +405,8 @@ class Journal:
         """Wait until what is being written is durable, or known not to be."""
         if self._flusher is not None:
             await asyncio.shield(self._flusher)
+        if self._compacting is not None and not self._compacting.done():
+            await asyncio.shield(self._compacting)
 
     async def close(self) -> None:
         """Flush and close."""
