@@ -21,6 +21,7 @@ from ...core.sim.shrink import shrink
 from ..simulation import simulation_of
 from ..simulation.recorded import record_run
 from .invocation import as_json, print_json
+from .sim_draw import draw_command
 from .sim_explore import explore_command
 
 NOBODY = "none"
@@ -38,6 +39,7 @@ def sim_command() -> None:
 
 
 sim_command.add_command(explore_command)
+sim_command.add_command(draw_command)
 
 _protocol = click.option("--protocol", default="simple_consensus", show_default=True)
 _adversary = click.option(

@@ -9,8 +9,10 @@ from typing import Any, get_args
 import click
 
 from ..simulation.byzantine.lockstep import Lies, Scope
-from ..simulation.byzantine.small_scope import Bound, Explored, Turns, explore
+from ..simulation.byzantine.scenarios import Turns
+from ..simulation.byzantine.small_scope import Bound, Explored, explore
 from .invocation import as_json, print_json
+from .sim_draw import described
 
 REPLICAS = 4
 
@@ -103,11 +105,7 @@ def _row(scope: Scope, found: Explored, seconds: float) -> dict[str, Any]:
 
 
 def _told(scope: Scope, found: Explored) -> Iterator[str]:
-    unheard = "arrives late" if scope.late else "is lost"
-    yield (
-        f"r{scope.traitors[0]} has a twin that lies about {scope.lies}, what is not heard "
-        f"{unheard}: {found.scenarios:,} scenarios, {found.states:,} states"
-    )
+    yield f"{described(scope)}: {found.scenarios:,} scenarios, {found.states:,} states"
     if found.broken is not None:
         yield f"  broken: {found.broken.what}"
         for number, split in enumerate(found.broken.scenario, 1):
