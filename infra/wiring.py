@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 
 from ..core.agent import Agent
 from ..core.author import Author
@@ -37,6 +38,9 @@ FIRST_PAUSE_S = 0.2
 LONGEST_PAUSE_S = 5.0
 JOURNAL_WAIT_S = 30.0
 """How long a command waits for others that sign with the same key."""
+
+QUIET_WAIT_S = 1.0
+"""How long it does so without saying anything."""
 
 _CLIENT_ROLES = frozenset({"client", "operator", "coordinator"})
 
@@ -152,12 +156,15 @@ class Wiring:
             agent, self.author(), transport, PROTOCOLS, self.registry(), journal, self.telemetry
         )
 
-    def client(self, transport: JetStreamTransport, *, shares_key: bool = False) -> Client:
+    def client(
+        self, transport: JetStreamTransport, *, on_wait: Callable[[], None] | None = None
+    ) -> Client:
         """A client that signs as this id.
 
         Args:
             transport: its connection.
-            shares_key: whether other processes may sign with the key at the same time.
+            on_wait: given if other processes may sign with the key at the same time; called when
+                one does and the client has waited a while for it to end.
         """
         return Client(
             self.author(),
@@ -165,22 +172,27 @@ class Wiring:
             PROTOCOLS,
             self.root_public_key,
             max_clock_skew_ms=self.config.max_clock_skew_ms,
-            open_journal=self.free_journal if shares_key else None,
+            open_journal=partial(self._free_journal, on_wait) if on_wait else None,
         )
 
-    async def free_journal(self) -> Journal:
-        """The member's journal, as soon as no other command has it.
+    async def _free_journal(self, on_wait: Callable[[], None]) -> Journal:
+        """The member's journal, as soon as no other process has it.
 
         Raises:
             JournalError: it cannot be opened; ``journal_in_use`` if a daemon runs with this id.
         """
-        until = time.monotonic() + JOURNAL_WAIT_S
+        began = time.monotonic()
+        told = False
         while True:
             try:
                 return self.journal()
             except JournalInUseError:
-                if time.monotonic() > until:
+                waited_s = time.monotonic() - began
+                if waited_s > JOURNAL_WAIT_S:
                     raise
+                if waited_s > QUIET_WAIT_S and not told:
+                    on_wait()
+                    told = True
             await asyncio.sleep(random.uniform(0.01, 0.05))
 
 

@@ -7,7 +7,7 @@ import base64
 import json
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -100,7 +100,9 @@ class Invocation:
             wiring = self.wiring(client_id(self.home, id))
             transport = await wiring.connect()
             try:
-                return await work(wiring.client(transport, shares_key=True))
+                return await work(
+                    wiring.client(transport, on_wait=partial(_say_waiting, wiring.id))
+                )
             finally:
                 await transport.close()
 
@@ -112,6 +114,10 @@ class Invocation:
         if not self.config.database:
             self.home.require()
         return self.home.database_url(self.config)
+
+
+def _say_waiting(id: str) -> None:
+    click.echo(f"waiting for another command or daemon that signs as {id!r}", err=True)
 
 
 pass_invocation = click.make_pass_decorator(Invocation)

@@ -17,6 +17,8 @@ import pytest
 from waiting import wait_until
 
 from mabeam.core.client import Client
+from mabeam.core.errors import NotFoundError
+from mabeam.core.journal import Journal
 from mabeam.infra.local import DaemonError, LocalDeployment
 from mabeam.infra.membership import Applicant
 
@@ -115,6 +117,26 @@ def test_a_second_process_under_one_key_is_refused(deployment: LocalDeployment, 
     )
     assert (ran.returncode, "journal_in_use" in ran.stderr) == (5, True)
     deployment.wait_ready(id)  # the first one goes on
+
+
+async def test_a_command_says_that_it_waits_for_another_with_its_key(
+    deployment: LocalDeployment,
+) -> None:
+    client = deployment.home.member("client")
+    key = deployment.home.secrets("client").key_pair()
+    journal = Journal(deployment.home.journal_path(client.id), client.id, key.key_id)
+    command = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "mabeam.infra.cli", "--home", str(deployment.home.path)),
+        *("coord", "cancel", "nowhere", "--as", "client"),
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert command.stderr is not None
+    async with asyncio.timeout(30):
+        said = await command.stderr.readline()
+        assert said.decode().startswith("waiting for another command or daemon that signs as")
+        await journal.close()
+        assert b"not_found" in await command.stderr.read()
+        assert await command.wait() == NotFoundError.exit_code
 
 
 async def test_work_in_hand_is_finished_before_the_end(deployment: LocalDeployment) -> None:
