@@ -42,23 +42,12 @@ from ..machine import After, Append, Ask, AskFailed, Key, LogEvent
 from ..telemetry import Telemetry, logger
 from ..transport import Transport
 from .registry import RegistryView
+from .rereading import Rereading
 from .slots import decode_answer, encode_answer, followed_slot
 from .snapshots import Note, Snapshots
+from .strangers import Strangers
 
 _log = logger("agent")
-
-REREAD_S = 0.2
-"""First pause before the log is read again for events the machine wants; doubles."""
-
-LONGEST_REREAD_S = 5.0
-
-MAX_REREADS = 16
-"""So often the log is read again for the same wanted events before that gets rare: a liar may have
-named events that never were."""
-
-
-LONGEST_GAP_S = 60.0
-"""The same where only an author's chain has a gap, which may be a liar's and last for ever."""
 
 QUIET_S = 2.0
 """After this long without news the log is asked whether the feed withheld something; doubles."""
@@ -135,11 +124,8 @@ class Membership:
         self._sending: set[asyncio.Task[None]] = set()
         self._moved = asyncio.Event()
         self._outgoing = asyncio.Event()
-        self._reread_at: float | None = None
-        self._reread_pause = REREAD_S
-        self._rereads = 0
-        self._wanted: frozenset[bytes] = frozenset()
-        self._gaps: frozenset[tuple[str, int]] = frozenset()
+        self._rereading = Rereading()
+        self._strangers = Strangers(registry, transport.log, self._take)
         self._quiet_s = QUIET_S
         self._quiet_until = self._loop.time() + QUIET_S
         self._done_at: float | None = None
@@ -157,9 +143,9 @@ class Membership:
         self._join(note)
         await self._read_history(note)
         self._send_again()
-        following = asyncio.create_task(self._follow())
-        publishing = asyncio.create_task(self._publish())
-        for task in (following, publishing):
+        works = self._follow(), self._publish(), self._strangers.introduce()
+        lasting = [asyncio.create_task(work) for work in works]
+        for task in lasting:
             task.add_done_callback(self._on_ended)
         try:
             await self._take_part()
@@ -168,9 +154,9 @@ class Membership:
                 await self._moved.wait()
                 self._raise_failure()
         finally:
-            for task in (following, publishing, *self._asking.values(), *self._sending):
+            for task in (*lasting, *self._asking.values(), *self._sending):
                 task.cancel()
-            await asyncio.gather(following, publishing, return_exceptions=True)
+            await asyncio.gather(*lasting, return_exceptions=True)
             self._author.forget(self.coordination.id)
 
     def _raise_failure(self) -> None:
@@ -195,7 +181,8 @@ class Membership:
 
     def _pause(self, wake: float | None) -> float:
         now = self._loop.time()
-        looks = self._quiet_until if self._reread_at is None else self._reread_at
+        again = self._rereading.at
+        looks = self._quiet_until if again is None else again
         times = [each for each in (looks, wake, self._done_at) if each is not None]
         return max(0.0, min(times) - now)
 
@@ -307,7 +294,10 @@ class Membership:
             self._folded.discard(record.wire)
             return
         event = self._registry.admit(record)
-        if event is None or not self._is_of_here(event):
+        if event is None:
+            self._strangers.note(record)
+            return
+        if not self._is_of_here(event):
             return
         self._quiet_s = QUIET_S
         self._quiet_until = self._loop.time() + QUIET_S
@@ -351,25 +341,16 @@ class Membership:
             await self._survey()
         wanted = machine.wanted()
         gaps = frozenset((gap.author, gap.first) for gap in self.coordination.chains.gaps())
-        if gaps - self._gaps or wanted - self._wanted:
-            self._reread_at, self._reread_pause, self._rereads = None, REREAD_S, 0
-        self._gaps, self._wanted = gaps, wanted
-        if not wanted and not gaps:
-            self._reread_at, self._reread_pause = None, REREAD_S
-            if now >= self._quiet_until:
-                self._quiet_s = min(2 * self._quiet_s, LONGEST_QUIET_S)
-                self._quiet_until = now + self._quiet_s
-                await self._read(self._position if machine.is_done() else self._floor, wanted)
-        elif self._reread_at is None:
-            self._reread_at = now + self._reread_pause
-        elif now >= self._reread_at:
-            self._rereads += 1
-            is_hopeful = wanted and self._rereads < MAX_REREADS
-            longest_s = LONGEST_REREAD_S if is_hopeful else LONGEST_GAP_S
-            fills_gaps = bool(gaps) and self._reread_pause < LONGEST_GAP_S
-            self._reread_pause = min(2 * self._reread_pause, longest_s)
-            self._reread_at = now + self._reread_pause
-            await self._read(0 if wanted or fills_gaps else self._floor, wanted, fills_gaps)
+        reading = self._rereading.look(now, wanted, gaps)
+        if reading is not None:
+            after = 0 if reading.everything else self._floor
+            await self._read(after, wanted, reading.fills_gaps)
+            ended = self._loop.time()
+            self._rereading.took(ended, ended - now)
+        elif not wanted and not gaps and now >= self._quiet_until:
+            self._quiet_s = min(2 * self._quiet_s, LONGEST_QUIET_S)
+            self._quiet_until = now + self._quiet_s
+            await self._read(self._position if machine.is_done() else self._floor, wanted)
 
     async def _read(self, after: int, wanted: frozenset[bytes], fills_gaps: bool = False) -> None:
         try:

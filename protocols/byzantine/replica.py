@@ -421,13 +421,20 @@ class ByzantineReplica(ByzantineFold):
     # View changes -------------------------------------------------------------------------------
 
     def _leave(self, new_view: int) -> Iterator[Append]:
-        """The view change, unless something signed earlier is not folded yet (BYZ-13)."""
+        """The view change, unless something signed earlier would be missing from it (BYZ-13).
+
+        After a restart that may be a commit whose certificate is not folded yet, or one too far
+        above the checkpoint known to be stable.
+        """
+        stable = self.checkpoints.stable
+        highest = stable + self.group.window
+        if any(sequence > highest for sequence in self._commits):
+            return
         if all(self._covers(s, commit.content.view) for s, commit in self._uncovered.items()):
-            stable = self.checkpoints.stable
             entries = tuple(
                 self.prepared[sequence]
                 for sequence in sorted(self.prepared)
-                if stable < sequence <= stable + self.group.window
+                if stable < sequence <= highest
             )
             body = ViewChangeSent(new_view, stable, self.checkpoints.proof, entries)
             yield self._once(VIEW_CHANGE, ("view_change", new_view), body)

@@ -263,11 +263,15 @@ class SlotFold(Machine):
             self._check_prepared(sequence)
 
     def _check_prepared(self, sequence: int) -> None:
-        """BYZ-3: keep the certificate the first time it exists in the active view."""
+        """BYZ-3: keep the certificate the first time it exists in the active view.
+
+        One of a higher view stays: a replica that is behind again after a restart may have voted
+        there, and its next view change must say so.
+        """
         proposal = self.accepted.get(sequence)
         view = self.views.view
         known = self.prepared.get(sequence)
-        if proposal is None or (known is not None and known.view == view):
+        if proposal is None or (known is not None and known.view >= view):
             return
         signers = self.prepares.signers((view, sequence, proposal.digest))
         primary = self.group.primary(view)

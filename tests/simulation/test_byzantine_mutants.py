@@ -145,8 +145,8 @@ HUNTS = (
         _one(
             "timer that waits to read again spins",
             Membership._pause,
-            "else self._reread_at",
-            "else min(self._quiet_until, self._reread_at)",
+            "else again",
+            "else min(self._quiet_until, again)",
         ),
         "liar",
         4,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import msgspec
 import pytest
 
@@ -15,7 +17,13 @@ from mabeam.protocols.byzantine.fold import ByzantineFold
 from mabeam.protocols.byzantine.replica import ByzantineReplica
 from mabeam.protocols.byzantine.requests import RequestPool
 from mabeam.protocols.byzantine.votes import VoteBook
-from tests.protocols.byzantine import test_endings, test_examples, test_handover, test_rules
+from tests.protocols.byzantine import (
+    test_endings,
+    test_examples,
+    test_handover,
+    test_restarts,
+    test_rules,
+)
 from tests.protocols.byzantine.network import Network, Node
 from tests.protocols.simple.test_mutants import Mutant, applied
 
@@ -98,6 +106,18 @@ MUTANTS = (
         ByzantineFold._check_prepared,
         "if each != primary]",
         "]",
+    ),
+    Mutant(
+        "a certificate of a lower view replaces one of a higher view",
+        ByzantineFold._check_prepared,
+        "known.view >= view",
+        "known.view == view",
+    ),
+    Mutant(
+        "commits beyond the window left out of a view change",
+        ByzantineReplica._leave,
+        "any(sequence > highest for sequence in self._commits)",
+        "False",
     ),
     Mutant(
         "announced decision without a quorum",
@@ -208,6 +228,8 @@ CHECKS = (
         if name.startswith("test_") and name != "test_every_vote_is_signed_once"
     ),
     test_examples.test_example_5_one_committed_the_others_only_prepared,
+    test_restarts.test_a_certificate_of_a_lower_view_replaces_none_of_a_higher_one,
+    partial(test_restarts.test_no_view_change_while_a_commit_is_beyond_the_window, ("r0",)),
     check_disjoint_halves,
     check_a_forged_certificate_inside_a_new_view,
     check_announced_endings,
