@@ -2,7 +2,8 @@
 
 A seed draws which replicas have two bodies, so which views traitors lead, what the second bodies
 lie about, whether what is not heard is lost or late, when the network may change, and how it is
-split then. Runs and promises are those of :mod:`.scenarios`.
+split then. Honest replicas restart now and then: they keep their own word and read the rest again,
+in any order and maybe not all of it. Runs and promises are those of :mod:`.scenarios`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import get_args
 
 import msgspec
 
-from .lockstep import Lies, Scope
-from .scenarios import Broken, Ended, Runs, Turns
+from .lockstep import Ensemble, Lies, Scope, State
+from .scenarios import Broken, Ended, Runs, Turn, Turns
 from .splits import Split, deafened, split_into
 
 SMALLEST = 4
@@ -21,6 +22,8 @@ LARGEST = 13
 MAX_SIDES = 3
 WHOLE = 0.3
 DEAF = 0.2
+RESTARTS = 0.15
+FORGETFUL = 0.5
 HONEST_VIEWS = 2
 """Views beyond those that traitors may lead."""
 
@@ -72,6 +75,16 @@ def drawn_split(random: Random, names: list[str]) -> Split:
     return split_into(tuple(block for block in blocks if block), names)
 
 
+def restart(random: Random, ensemble: Ensemble, state: State, body: int) -> State:
+    """A body starts again and reads what it knew in another order, half of the time not all."""
+    known = list(ensemble.others(ensemble.places[state.places[body]]))
+    random.shuffle(known)
+    if random.random() < FORGETFUL:
+        kept = random.random()
+        known = [each for each in known if each in ensemble.requests or random.random() < kept]
+    return ensemble.restart(state, body, tuple(known))
+
+
 def play(seed: int, replicas: int) -> Played:
     """Draw a scenario for a group and run it until it ends or something breaks.
 
@@ -88,7 +101,10 @@ def play(seed: int, replicas: int) -> Played:
     told: list[str] = []
     while ended is None:
         split = drawn_split(random, runs.ensemble.names)
-        told.append(split.name)
+        restarted = [each for each in runs.ensemble.honest if random.random() < RESTARTS]
+        for body in restarted:
+            turn = Turn(restart(random, runs.ensemble, turn.state, body), turn.committing)
+        told.append(", ".join((*(f"r{each} restarts" for each in restarted), split.name)))
         turn, ended = runs.next_turn(turn, split)
         what = runs.wrong(turn.state, ended)
         if what:

@@ -208,6 +208,33 @@ class Ensemble:
             flight.append(signed)
         return State(tuple(places), tuple(flight), ((),) * len(state.late))
 
+    def restart(self, state: State, body: int, heard: Numbers) -> State:
+        """A body forgets all but its own word, then hears some of what it knew, in this order.
+
+        The rest is late, or lost. What is heard must include all requests it knew.
+        """
+        before = self.places[state.places[body]]
+        replica = ByzantineReplica(self._contexts[body])
+        for number in before.sent:
+            fold(replica, self.events[number])
+        fresh = self._intern(replica, body, before.sent, before.sent)
+        actor = Actor(self, fresh)
+        for number in heard:
+            actor.hear(number)
+        place, signed = self._arrive(actor, fresh)
+        places, flight, late = list(state.places), list(state.flight), list(state.late)
+        places[body] = place
+        flight[body] += signed
+        if late:
+            missed = set(self.others(before)) - set(heard)
+            late[body] += tuple(each for each in before.history if each in missed)
+        return State(tuple(places), tuple(flight), tuple(late))
+
+    def others(self, place: Place) -> Numbers:
+        """What a body has heard of others, in order."""
+        own = set(place.sent)
+        return tuple(each for each in place.history if each not in own)
+
     def kinds(self, state: State) -> set[str]:
         """Types of what is under way."""
         return {self.events[each].type for numbers in state.flight for each in numbers}
