@@ -474,7 +474,9 @@ def _check_readable(body: Body) -> None:
     Raises:
         msgspec.ValidationError: they will not.
     """
-    msgspec.msgpack.decode(encode_body(body), type=type(body))
+    as_read = msgspec.msgpack.decode(encode_body(body), type=type(body))
+    if fault := as_read.fault():
+        raise msgspec.ValidationError(fault)
     fields = msgspec.to_builtins(body, builtin_types=(bytes,))
     if not all(map(is_shallow, fields.values())):
         raise msgspec.ValidationError(f"nested more than {MAX_NESTING} levels deep")

@@ -32,6 +32,11 @@ class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     free_form: ClassVar[tuple[str, ...]] = ()
 
+    def fault(self) -> str:
+        """What the values break beyond their types, or nothing; no client signs such a body, and
+        the fold rejects it."""
+        return ""
+
 
 # Registry -----------------------------------------------------------------------------------------
 

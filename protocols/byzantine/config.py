@@ -22,12 +22,11 @@ from ...core.machine import Context
 from ...core.ordering import resolve_faults
 from ...core.succession import Predecessor
 from ..tolerance import replica_quorum
-from .digests import GENESIS_ROOT, encode_operation
+from .digests import GENESIS_ROOT, MAX_OPERATION_BYTES, operation_fault
 from .events import PreparedEntry, ViewChangeSent
 
 MODES = ("single", "service")
 PROPOSERS = ("requester", "participants")
-MAX_OPERATION_BYTES = 64 * 1024
 MAX_INTERVAL = 10_000
 MAX_WINDOW = 20_000
 MAX_VIEW_CHANGE_BYTES = MAX_EVENT_BYTES - 1024
@@ -100,13 +99,9 @@ def _check_proposal(config: ByzantineConfig) -> None:
         if config.mode == "single" and config.proposers == "requester":
             raise InvalidFieldError("proposal", "given, because nobody else proposes", None)
         return
-    bound = f"encodable in at most {MAX_OPERATION_BYTES} bytes"
-    try:
-        size = len(encode_operation(config.proposal))
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidFieldError("proposal", bound, f"not encodable: {error}") from None
-    if size > MAX_OPERATION_BYTES:
-        raise InvalidFieldError("proposal", bound, f"{size} bytes")
+    if fault := operation_fault(config.proposal):
+        bound = f"plain data encodable in at most {MAX_OPERATION_BYTES} bytes"
+        raise InvalidFieldError("proposal", bound, fault)
 
 
 @lru_cache(maxsize=128)

@@ -14,6 +14,7 @@ import msgspec
 from ...core.envelope import Bytes32, Natural
 from ...core.kernel_events import Body, EventType, ShortText, event_type
 from ...core.names import AgentId, CoordinationId
+from .digests import operation_fault
 
 REQUEST = "byzantine.request_submitted"
 PRE_PREPARE = "byzantine.pre_prepare_sent"
@@ -49,13 +50,18 @@ class RequestSubmitted(Body, frozen=True):
 
     Attributes:
         client_seq: larger than in any request of this client that executed.
-        operation: what to do; a digest if it is stored elsewhere.
+        operation: what to do, plain data of at most 64 KiB; a digest if it is stored elsewhere.
     """
 
     free_form: ClassVar[tuple[str, ...]] = ("operation",)
 
     client_seq: Natural
     operation: Any
+
+    def fault(self) -> str:
+        """See :func:`.digests.operation_fault`."""
+        fault = operation_fault(self.operation)
+        return f"operation: {fault}" if fault else ""
 
 
 class HandoverRequested(Body, frozen=True):

@@ -14,6 +14,9 @@ from .digests import operation_digest
 from .events import HandoverRequested
 from .execution import Decision, Executed, Executor
 
+MAX_NOT_CHOSEN = 1000
+"""Other requests an outcome names, so that it always fits into an event."""
+
 
 class ByzantineOutcome(msgspec.Struct, frozen=True):
     """What ``coordination.decided`` carries for a single decision.
@@ -25,7 +28,8 @@ class ByzantineOutcome(msgspec.Struct, frozen=True):
         request_id: the signed request that proposed it.
         view, sequence, primary: where its certificate was formed, and who led that view.
         commit_ids: the certificate: commits of q replicas, by replica.
-        not_chosen: other requests known when the certificate was complete, sorted.
+        not_chosen: other requests known when the certificate was complete, sorted; of more than
+            1,000 the lowest ids.
         views_used: views up to the deciding one.
         tolerance: the label (COM-27).
         quality_ppm: 1,000,000.
@@ -112,7 +116,7 @@ def outcome(
         sequence=slot.sequence,
         primary=group.primary(decision.view),
         commit_ids=decision.commit_ids,
-        not_chosen=tuple(sorted(set(known) - {chosen})),
+        not_chosen=tuple(sorted(set(known) - {chosen}))[:MAX_NOT_CHOSEN],
         views_used=decision.view + 1,
         tolerance=label(group, opened),
         quality_ppm=1_000_000,

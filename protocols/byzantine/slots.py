@@ -122,6 +122,8 @@ class SlotFold(Machine):
         if config.mode == "single" and config.proposers == "requester":
             raise PeerProtocolError("not_authorised", "only the requester proposes here")
         content = event.content
+        if fault := content.fault():
+            raise PeerProtocolError("malformed_body", f"{event.author}: {fault}")
         self.submit(event, event.author, content.client_seq, content.operation)
 
     def submit(self, event: LogEvent, client: str, client_seq: int, operation: Any) -> None:

@@ -10,15 +10,18 @@ from typing import Any
 import msgspec
 import pytest
 from deployment import NODE, Deployment
+from msgspec.msgpack import Ext
 from stored import forks, reasons, stored
 from voters import HeldVoter, Voter
 from waiting import wait_until_async
 
+from mabeam.core.agent import Agent
 from mabeam.core.client import CoordinationFailedError
 from mabeam.core.errors import NotFoundError, UsageError
 from mabeam.core.kernel_events import CoordinationFailed, Invitee
 from mabeam.core.log import Submission
 from mabeam.core.sim.forger import Forger
+from mabeam.protocols.byzantine.events import REQUEST, RequestSubmitted
 
 
 async def test_a_coordinator_that_changed_its_key_is_understood(tmp_path: Path) -> None:
@@ -133,3 +136,21 @@ async def test_what_nobody_would_read_is_refused_at_once(
         with pytest.raises(UsageError):
             await client.request("simple_consensus", {"proposal": 1}, **options)
         assert not [name for name in deployment.broker.by_coordination if name[0] != "_"]
+
+
+@pytest.mark.parametrize("operation", [{1: 2}, Ext(5, b"x"), float("nan"), "x" * (64 * 1024)])
+async def test_what_no_replica_would_take_is_not_signed(tmp_path: Path, operation: Any) -> None:
+    async with Deployment(tmp_path) as deployment:
+        await deployment.coordinator("coord-1")
+        replicas = ("r-1", "r-2", "r-3", "r-4")
+        for name in replicas:
+            await deployment.agent(name, Agent())
+        client = await deployment.client()
+        with pytest.raises(UsageError, match="proposal"):
+            await client.request("byzantine_consensus", {"proposal": operation}, replicas)
+        name = await client.request("byzantine_consensus", {"mode": "service"}, replicas)
+        await client.until(name, lambda fold: fold.opened)
+        number = client.author.next_number(name)
+        with pytest.raises(UsageError, match="operation"):
+            await client.submit(name, REQUEST, lambda at: RequestSubmitted(at, operation))
+        assert client.author.next_number(name) == number

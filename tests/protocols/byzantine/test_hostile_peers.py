@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import pytest
+from datetime import UTC, datetime
+from typing import Any
 
-from mabeam.core.author import Author
+import msgspec
+import pytest
+from msgspec.msgpack import Ext
+from msgspec.structs import replace
+
+from mabeam.core.author import Author, encode_body
+from mabeam.core.envelope import MAX_EVENT_BYTES, MAX_REFS
 from mabeam.core.errors import InvalidFieldError
 from mabeam.core.identity import KeyPair
-from mabeam.core.machine import Append
+from mabeam.core.kernel_events import CoordinationDecided
+from mabeam.core.machine import Append, LogEvent
 from mabeam.protocols.byzantine import ByzantineConfig
 from mabeam.protocols.byzantine.config import complete, largest_window
-from mabeam.protocols.byzantine.digests import batch_digest
+from mabeam.protocols.byzantine.coordinator import ByzantineCoordinator
+from mabeam.protocols.byzantine.digests import MAX_OPERATION_BYTES, batch_digest
 from mabeam.protocols.byzantine.events import (
+    COMMIT,
     NEW_VIEW,
     PRE_PREPARE,
     PREPARE,
     REFUSED,
     REQUEST,
     VIEW_CHANGE,
+    CommitSent,
     NewViewSent,
     PreparedEntry,
     PrepareSent,
@@ -27,9 +38,17 @@ from mabeam.protocols.byzantine.events import (
     SlotProposal,
     ViewChangeSent,
 )
+from mabeam.protocols.byzantine.outcome import MAX_NOT_CHOSEN
 from mabeam.protocols.byzantine.views import MAX_HELD_PER_SENDER
 from mabeam.protocols.tolerance import replica_quorum
-from tests.protocols.byzantine.network import COORDINATION, Network, Schedule
+from tests.protocols.byzantine.network import (
+    COORDINATION,
+    Network,
+    Schedule,
+    context_for,
+    names,
+)
+from tests.protocols.byzantine.test_endings import announced
 from tests.protocols.byzantine.test_rules import Bench
 
 ONE_EACH = ByzantineConfig(mode="service", batch_delay_ms=0, batch_max_requests=1)
@@ -125,3 +144,95 @@ def test_refusals_of_a_liar() -> None:
         bench.fold("r1", REFUSED, ProposalRefused(0, slot, bytes(32), f"no {slot}"))
     assert bench.machine.store.events() == ()
     assert bench.machine.refusals == {"r1": f"no {MANY - 1}"}
+
+
+BALLOT = ByzantineConfig(proposers="participants", batch_delay_ms=0)
+POISON = (
+    {1: 2},
+    {b"k": 1},
+    [{"deep": {None: 1}}],
+    Ext(5, b"x"),
+    {"deep": [Ext(5, b"x")]},
+    datetime(2026, 1, 1, tzinfo=UTC),
+    float("nan"),
+    [float("-inf")],
+    "x" * MAX_OPERATION_BYTES,
+)
+PLAIN: tuple[Any, ...] = (
+    None,
+    True,
+    -1,
+    2**64 - 1,
+    0.5,
+    "",
+    b"\xff",
+    [],
+    {},
+    {"a": [{"b": b"c"}]},
+    "x" * 60_000,
+)
+
+
+def asked_for(bench: Bench, operation: Any) -> tuple[LogEvent, LogEvent]:
+    """A client's request as others read it, and its proposal."""
+    body = msgspec.msgpack.decode(
+        encode_body(RequestSubmitted(1, operation)), type=RequestSubmitted
+    )
+    kept = replace(bench.event("client", REQUEST, RequestSubmitted(1, "")), content=body)
+    digest = batch_digest(COORDINATION, (kept.id,))
+    return kept, bench.event("r0", PRE_PREPARE, PrePrepareSent(0, 1, digest, (kept.id,)))
+
+
+@pytest.mark.parametrize("config", [BALLOT, ONE_EACH])
+@pytest.mark.parametrize("operation", POISON)
+def test_what_is_no_plain_data_is_no_operation(config: ByzantineConfig, operation: Any) -> None:
+    """It would make every replica fail where it digests it, or every observer at the outcome."""
+    for author in ("r0", "r1"):
+        bench = Bench(4, author, config)
+        request, proposal = asked_for(bench, operation)
+        assert bench.apply(request) == "malformed_body"
+        bench.apply(proposal)
+        assert bench.wishes() == set()
+    with pytest.raises(InvalidFieldError):
+        ByzantineConfig(proposal=operation)
+
+
+@pytest.mark.parametrize("operation", PLAIN)
+def test_plain_data_is_decided_as_it_is(operation: Any) -> None:
+    bench = Bench(4, "r0", BALLOT)
+    request, proposal = asked_for(bench, operation)
+    commit = CommitSent(0, 1, proposal.content.batch_digest)
+    observer = ByzantineCoordinator(context_for(4, BALLOT))
+    for event in (request, proposal, *(bench.event(r, COMMIT, commit) for r in names(3))):
+        observer.apply(event)
+    (ending,) = [each for each in observer.intents() if isinstance(each, Append)]
+    assert isinstance(ending.body, CoordinationDecided)
+    assert ending.body.outcome["proposal"] == operation
+
+
+def test_an_outcome_fits_into_an_event_whatever_else_was_asked_for() -> None:
+    bench = Bench(4, "r0", BALLOT)
+    request, proposal = asked_for(bench, "x" * (MAX_OPERATION_BYTES - 5))
+    others = [bench.event("client", REQUEST, RequestSubmitted(2 + n, n)) for n in range(9_000)]
+    votes = [
+        bench.event(each, COMMIT, CommitSent(0, 1, proposal.content.batch_digest))
+        for each in names(4)
+    ]
+
+    def observer(*events: LogEvent) -> ByzantineCoordinator:
+        found = ByzantineCoordinator(context_for(4, BALLOT))
+        for event in events:
+            found.apply(event)
+        return found
+
+    first = observer(request, proposal, *others, *votes)
+    (own,) = [each for each in first.intents() if isinstance(each, Append)]
+    assert isinstance(own.body, CoordinationDecided)
+    named = own.body.outcome["not_chosen"]
+    assert list(named) == sorted(each.id for each in others)[:MAX_NOT_CHOSEN]
+    assert len(encode_body(own.body)) + 32 * MAX_REFS < MAX_EVENT_BYTES - 8_192
+    other = observer(*reversed(votes), *reversed(others), proposal, request)
+    assert other.supports(announced(own))
+    more = own.body.outcome | {"not_chosen": sorted(each.id for each in others)}
+    longer = replace(own, body=replace(own.body, outcome=more))
+    assert not other.supports(announced(longer))
