@@ -149,7 +149,9 @@ def is_timeout_right(fold: ByzantineFold, ending: LogEvent, *, abandoned: bool) 
         return False
     if not all(each in group.replicas and each not in deadlines for each in silent):
         return False
-    if any(fold.refusals.get(author) != reason for author, reason in refused.items()):
+    if not all(isinstance(reason, str) for reason in refused.values()):
+        return False
+    if not refused.items() <= fold.refused:
         return False
     if content.final and not failure_is_final(fold, deadlines):
         return False

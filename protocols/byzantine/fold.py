@@ -260,6 +260,7 @@ class ByzantineFold(SlotFold):
     def _on_refused(self, event: LogEvent) -> None:
         if self.keeps_history:
             self.store.add(event, None)
+            self.refused.add((event.author, event.content.reason))
         self.refusals[event.author] = event.content.reason
 
 

@@ -60,6 +60,8 @@ class SlotFold(Machine):
     """Requests, proposals, votes, execution and checkpoints; views are a subclass's business.
 
     Attributes:
+        refusals: the reason of each replica's last refusal, in the order of this reader's log.
+        refused: every replica and reason of a refusal, whatever the order; where history is kept.
         keeps_history: whether requests, decided slots and uniqueness records stay for ever, as
             outcomes and evidence need them. Otherwise those more than a window below the last
             stable checkpoint are dropped, and what a service holds is bounded by its window.
@@ -84,6 +86,7 @@ class SlotFold(Machine):
         self.prepared: dict[int, PreparedEntry] = {}
         self.deadlines: dict[str, LogEvent] = {}
         self.refusals: dict[str, str] = {}
+        self.refused: set[tuple[str, str]] = set()
         self.equivocations: dict[tuple[Any, ...], tuple[LogEvent, LogEvent]] = {}
         self.suspected = 0
         self.productive_view = 0

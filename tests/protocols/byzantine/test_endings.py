@@ -27,7 +27,9 @@ from mabeam.protocols.byzantine.events import (
     DEADLINE_PASSED,
     HANDOVER,
     OVERALL,
+    REFUSED,
     HandoverRequested,
+    ProposalRefused,
 )
 from tests.protocols.byzantine.adversaries import ADVERSARIES, Silent, single
 from tests.protocols.byzantine.network import REQUESTER, Network, Node, Schedule, log_event, names
@@ -207,6 +209,7 @@ FALSE_TIMEOUTS = (
     failed_with(silent=[["r9"]]),
     failed_with(silent={}),
     failed_with(refused={"r0": "no"}),
+    failed_with(refused={"r0": ["no"]}),
     failed_with(refused=[]),
     failed_with(deadline_passed=["r9"]),
     failed_with(insufficient_live_replicas=False),
@@ -226,6 +229,27 @@ def check_false_timeout(change: Callable[[Append], Append]) -> None:
 @pytest.mark.parametrize("change", FALSE_TIMEOUTS)
 def test_a_time_out_that_the_deadlines_do_not_give(change: Callable[[Append], Append]) -> None:
     check_false_timeout(change)
+
+
+def test_a_time_out_names_any_reason_of_a_replica_that_refused_twice() -> None:
+    """Which of a liar's refusals is the last depends on the order; that it signed them does not."""
+    network = Network(4, 0, schedule=CALM)
+    said = [
+        log_event(1 + number, "r3", REFUSED, ProposalRefused(0, 1, bytes(32), reason), (), number)
+        for number, reason in enumerate(("too dear", "too late"))
+    ]
+    deadlines = [
+        log_event(9 + number, name, DEADLINE_PASSED, DeadlinePassed(OVERALL), (), 2)
+        for number, name in enumerate(names(4))
+    ]
+    one, other = reader(network, said + deadlines), reader(network, said[::-1] + deadlines)
+    (own,) = [each for each in one.intents() if isinstance(each, Append)]
+    (otherwise,) = [each for each in other.intents() if isinstance(each, Append)]
+    assert own != otherwise
+    for observer in (one, other):
+        assert observer.supports(announced(own))
+        assert observer.supports(announced(otherwise))
+        assert not observer.supports(announced(failed_with(refused={"r3": "no"})(own)))
 
 
 def check_decision_beats_failure(network: Network) -> None:
