@@ -202,10 +202,12 @@ class Coordination:
         Raises:
             PeerProtocolError: the event has no effect.
         """
-        if event.event.header.epoch != self.epoch:
+        if not self._is_of_epoch(event):
             return
         try:
-            if event.type in self._domain_types:
+            if event.type == CANCEL_REQUESTED:
+                self._apply_cancel_requested(event)
+            elif event.type in self._domain_types:
                 self._apply_domain(event)
             elif event.type == DEADLINE:
                 self._apply_deadline(event)
@@ -219,18 +221,19 @@ class Coordination:
         Raises:
             PeerProtocolError: the event has no effect.
         """
-        if event.type == CANCEL_REQUESTED:
-            self._apply_cancel_requested(event)
-        elif event.type in TERMINAL_TYPES:
+        if event.type in TERMINAL_TYPES:
             self._apply_terminal(event)
         else:
             self.fold_again(event)
 
+    def _is_of_epoch(self, event: LogEvent) -> bool:
+        """Whether it was signed for this configuration; a cancel may cross the opening."""
+        epoch = event.event.header.epoch
+        return epoch == self.epoch or (not epoch and event.type == CANCEL_REQUESTED)
+
     def _fold(self, event: LogEvent) -> None:
         header = event.event.header
-        if header.epoch != self.epoch and (
-            header.epoch or header.type != CANCEL_REQUESTED
-        ):  # a cancel may cross the opening
+        if not self._is_of_epoch(event):
             raise PeerProtocolError(
                 "wrong_epoch",
                 f"epoch {header.epoch.hex()[:12] or 'none'}, in force is "
