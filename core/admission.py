@@ -19,7 +19,7 @@ from .kernel_events import Catalog, EventType
 from .keyring import Keyring
 from .log import Record
 from .machine import LogEvent
-from .names import place_of
+from .names import REGISTRY, is_reserved, place_of
 
 DEFAULT_CLOCK_SKEW_MS = 10_000
 
@@ -129,6 +129,7 @@ class Admission:
                 raise PeerProtocolError("bad_signature", "the signature does not verify")
             roles = self.keyring.roles_at(event, record.sequence, record.stored_ns)
             self._check_roles(record, event, roles)
+            _check_name(event)
             if event.header.at_ns > record.stored_ns + self._skew_ns:
                 raise PeerProtocolError(
                     "clock_skew",
@@ -189,6 +190,14 @@ class Admission:
                 "not_authorised",
                 f"{event.header.author!r} ({', '.join(roles)}) may not sign {event.header.type}",
             )
+
+
+def _check_name(event: Event) -> None:
+    """Nobody requests a standing coordination; the registry's own fold refuses it there, as its
+    author chains hold whatever was signed."""
+    name = event.header.coordination
+    if event.header.type == "coordination.requested" and is_reserved(name) and name != REGISTRY:
+        raise PeerProtocolError("wrong_coordination", f"the name {name!r} is reserved")
 
 
 def reject(

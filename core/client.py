@@ -33,7 +33,7 @@ from .kernel_events import (
 )
 from .log import Record
 from .machine import LogEvent, Protocols
-from .names import check_id
+from .names import check_id, is_reserved
 from .opening import check_answer
 from .succession import contradiction, link_of
 from .telemetry import NoTelemetry, logger
@@ -180,7 +180,7 @@ class Client:
                 hint=f"Known protocols: {', '.join(sorted(self.protocols))}.",
             )
         name = check_id(coordination or secrets.token_hex(16), "coordination id")
-        if name.startswith("_"):
+        if is_reserved(name):
             raise UsageError(f"coordination id {name!r}: names starting with '_' are reserved")
         try:
             if not is_shallow(dict(config)):

@@ -46,6 +46,16 @@ def check_id(value: str, what: str = "id") -> str:
     return value
 
 
+def is_reserved(coordination: str) -> bool:
+    """Whether the name is kept for standing coordinations, such as the registry."""
+    return coordination.startswith("_")
+
+
+def is_requestable(coordination: str) -> bool:
+    """Whether a coordination of this name may be requested; any text is taken."""
+    return _ID.match(coordination) is not None and not is_reserved(coordination)
+
+
 def event_subject(
     coordination: str, event_class: EventClass, type_name: str, node: str, author: str
 ) -> str:

@@ -16,7 +16,7 @@ from ..errors import LogUnavailableError, MabeamError
 from ..journal import Journal, JournalError
 from ..log import Record
 from ..machine import Protocols
-from ..names import REGISTRY
+from ..names import REGISTRY, is_requestable
 from ..telemetry import Telemetry, logger
 from ..transport import RequestDelivery, Transport
 from .health import HealthMonitor
@@ -154,13 +154,13 @@ class CoordinatorHost:
 
     async def _coordinate(self, delivery: RequestDelivery) -> None:
         name = delivery.record.subject.split(".", 4)[3]
+        if not is_requestable(name):  # nobody can ever coordinate that
+            self.telemetry.count("inputs_rejected", protocol="none", reason="wrong_coordination")
+            _log.warning("request_rejected", extra={"coordination": name})
+            await self._answering(delivery.ack())
+            return
         if name in self.sessions:
-            session = self.sessions[name]
-            if session.delivery.record.sequence == delivery.record.sequence:
-                # Delivered again while in hand: the lease ran out, but nobody else took it.
-                session.delivery = delivery
-            else:  # at most one of the two is the request; it will be clear which
-                await self._answering(delivery.release(1000))
+            await self._answer_again(self.sessions[name], delivery)
             return
         if not self._may_coordinate():
             await self._answering(delivery.release(1000))
@@ -188,6 +188,18 @@ class CoordinatorHost:
             self.sessions.pop(name, None)
             self.telemetry.gauge("sessions", len(self.sessions))
         await self._answer(session)
+
+    async def _answer_again(self, session: Session, delivery: RequestDelivery) -> None:
+        """Answer what is delivered while a session of the same coordination is in hand."""
+        sequence, request = delivery.record.sequence, session.coordination.request
+        if session.delivery.record.sequence == sequence:
+            # Delivered again while in hand: the lease ran out, but nobody else took it.
+            session.delivery = delivery
+        elif request is None or request.sequence == sequence:
+            # At most one of the two is the request; it will be clear which.
+            await self._answering(delivery.release(1000))
+        else:  # a coordination has one request, and that is in hand
+            await self._answering(delivery.ack())
 
     def _may_coordinate(self) -> bool:
         """Whether this key may act now; a revoked coordinator leaves requests to the others."""

@@ -24,7 +24,7 @@ from ..journal import Entry, Journal
 from ..kernel_events import AgentRegistered
 from ..log import Submission
 from ..machine import Append, Ask, AskFailed, LogEvent, Protocols
-from ..names import REGISTRY
+from ..names import REGISTRY, is_reserved
 from ..telemetry import Telemetry, logger
 from ..transport import Invitation, InvitationDelivery, Transport
 from .following import Following
@@ -219,6 +219,8 @@ class ParticipantHost:
             invitation = _invitation_decoder.decode(payload)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
             raise PeerProtocolError("malformed", f"not an invitation: {error}") from None
+        if is_reserved(invitation.coordination):
+            raise PeerProtocolError("invalid_invitation", "the coordination's name is reserved")
         coordination = Coordination(
             invitation.coordination,
             self.protocols,

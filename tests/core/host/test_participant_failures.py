@@ -17,6 +17,8 @@ from voters import Voter
 from waiting import wait_until_async
 
 from mabeam.core.agent import Agent, on
+from mabeam.core.log import Record
+from mabeam.core.names import event_subject
 from mabeam.core.transport import Invitation
 from mabeam.protocols.simple import Ballot, VoteRequest
 from mabeam.protocols.simple.events import VoteCast
@@ -208,6 +210,26 @@ async def test_invitation_with_a_forged_record_is_refused(tmp_path: Path) -> Non
             lambda: telemetry.counters.get("invitation_rejected:invalid_invitation") == 1
         )
         assert len(deployment.broker.records) == before
+
+
+@pytest.mark.parametrize("name", ["_market", "_registry"])
+async def test_nobody_takes_part_in_a_reserved_coordination(tmp_path: Path, name: str) -> None:
+    """A hostile coordinator needs no request to sign an opening there."""
+    async with Deployment(tmp_path) as deployment:
+        await deployment.coordinator("coord-1")
+        telemetry = RecordingTelemetry()
+        await deployment.agent("a-1", Voter(), telemetry=telemetry)
+        client = await deployment.client()
+        done = await client.decide("simple_consensus", {"proposal": 1}, ["a-1"])
+        author = deployment.author("coord-1")
+        event = author.sign(name, b"", "coordination.opened", done.opened.content)
+        subject = event_subject(name, "ctl", "coordination.opened", NODE, "coord-1")
+        record = Record(done.opened.sequence, time.time_ns(), subject, event.wire)
+        payload = msgspec.msgpack.encode(Invitation(name, (record,)))
+        await deployment.connect("x").invite(NODE, "a-1", name, payload)
+        await wait_until_async(
+            lambda: telemetry.counters.get("invitation_rejected:invalid_invitation") == 1
+        )
 
 
 async def test_expired_invitation_is_not_answered(tmp_path: Path) -> None:

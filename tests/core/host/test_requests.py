@@ -9,14 +9,16 @@ from pathlib import Path
 import msgspec
 import pytest
 from deployment import NODE, Deployment
-from faults import Faults, HandedRequest
+from faults import Faults, HandedRequest, RecordingTelemetry
 from stored import effective, forks, reasons, stored, terminals
 from voters import HeldVoter, Voter
 from waiting import wait_until_async
 
+from mabeam.core.audit.verify import audit_records
 from mabeam.core.kernel_events import CoordinationRequested, Invitee
-from mabeam.core.log import Submission
+from mabeam.core.log import Record, Submission
 from mabeam.core.sim.forger import Forger
+from mabeam.protocols import PROTOCOLS
 from mabeam.protocols.simple.events import VOTE_CAST, VoteCast
 from mabeam.protocols.simple.proposal import proposal_digest
 
@@ -95,6 +97,46 @@ async def test_second_request_for_a_finished_coordination(tmp_path: Path) -> Non
         assert effective(deployment, "c1").count("coordination.claimed") == 1
 
 
+@pytest.mark.parametrize("name", ["BAD", "_registry", "_market", "", "x" * 33])
+async def test_a_request_nobody_can_coordinate_is_dismissed(tmp_path: Path, name: str) -> None:
+    """Released, it would come back for ever, and enough of them would let no other one through."""
+    async with Deployment(tmp_path) as deployment:
+        telemetry = RecordingTelemetry()
+        host = await deployment.coordinator("coord-1", telemetry=telemetry)
+        subject = f"mabeam.v1.evt.{name}.req.coordination_requested.{NODE}.client"
+        handed = HandedRequest(Record(1, 1, subject, b"junk"), redelivered=False)
+        await asyncio.wait_for(deployment.hand(host, handed), 5)
+        assert handed.answers == ["ack"]
+        assert telemetry.counters["inputs_rejected:none:wrong_coordination"] == 1
+
+
+async def test_the_registry_cannot_be_requested(tmp_path: Path) -> None:
+    async with Deployment(tmp_path) as deployment:
+        host = await deployment.coordinator("coord-1")
+        await deployment.agent("a-1", Voter())
+        client = await deployment.client()
+        body = CoordinationRequested("simple_consensus", {"proposal": 1}, (Invitee("a-1"),))
+        for number, name in enumerate(("_registry", "_market")):
+            author = deployment.author(await _admitted(deployment, f"evil-{number}"))
+            event = author.sign(name, b"", "coordination.requested", body)
+            await deployment.connect(author.id).log.append(Submission(event, "req", NODE))
+        await client.decide("simple_consensus", CONFIG, ["a-1"])
+        await wait_until_async(lambda: not host.sessions)
+        assert not stored(deployment, "_registry", "coordination.claimed")
+        assert reasons(deployment, "_registry") == ["wrong_phase"]
+        assert reasons(deployment, "_market") == ["wrong_coordination"]
+        assert not deployment.broker.requests._ready
+        assert not deployment.broker.requests._outstanding
+        report = audit_records(deployment.broker.records, deployment.root.public_key, PROTOCOLS)
+        assert report.clean
+        assert report.coordinations == 1
+
+
+async def _admitted(deployment: Deployment, id: str) -> str:
+    await deployment.admit(id, "client")
+    return id
+
+
 @pytest.mark.parametrize("copies", [2, 5])
 async def test_one_request_delivered_many_times(tmp_path: Path, copies: int) -> None:
     async with Deployment(tmp_path) as deployment:
@@ -133,7 +175,7 @@ async def test_a_second_request_does_not_unseat_a_coordinator_at_work(tmp_path: 
         for each in (host, other):
             handed = HandedRequest(record, redelivered=False)
             await asyncio.wait_for(deployment.hand(each, handed), 5)
-            assert handed.answers == ["release" if each is host else "ack"]
+            assert handed.answers == ["ack"]
         assert host.sessions[name].delivery is first
         held.go.set()
         assert (await client.result(name)).outcome["decision"] == "agree"
