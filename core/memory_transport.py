@@ -16,9 +16,15 @@ from typing import Generic, TypeVar
 
 from .bus.position import check_position
 from .bus.step import check_step, subject_of
-from .errors import LogFullError, LogUnavailableError, SequenceConflictError, UsageError
+from .errors import (
+    AppendRefusedError,
+    LogFullError,
+    LogUnavailableError,
+    SequenceConflictError,
+    UsageError,
+)
 from .log import Appended, EventLog, Head, Record, Submission
-from .transport import InvitationDelivery, RequestDelivery
+from .transport import MAX_INVITATION_BYTES, InvitationDelivery, RequestDelivery
 
 T = TypeVar("T")
 
@@ -403,6 +409,8 @@ class MemoryTransport:
     async def invite(self, node: str, agent: str, coordination: str, payload: bytes) -> None:
         """See :meth:`mabeam.core.transport.Transport.invite`."""
         self._check_open()
+        if len(payload) > MAX_INVITATION_BYTES:
+            raise AppendRefusedError(f"the invitation of {agent!r} has {len(payload)} bytes")
         self._broker.inbox(node, agent).put(coordination, payload)
 
     async def invitations(

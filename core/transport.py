@@ -5,7 +5,7 @@ Everything here is derived from or leads back to the log; losing or repeating an
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 import msgspec
@@ -14,17 +14,39 @@ from .envelope import Natural
 from .log import EventLog, Record
 from .names import AgentId, CoordinationId
 
+MAX_INVITATION_BYTES = 1000 * 1024
+"""Largest invitation; a server ends the connection of whoever sends it more than 1 MiB."""
+
+_RECORD_BYTES = 64
+"""At most what the encoding of a record adds to its subject and its wire."""
+
 
 class Invitation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Asks one agent to take part: the coordination's ``ctl`` records so far, to be verified.
+    """Asks one agent to take part: what it needs of the coordination, to be verified.
 
     Attributes:
         coordination: the coordination.
-        records: ``ctl`` records in log order, from ``coordination.opened`` on.
+        records: ``ctl`` records in log order: ``coordination.opened``, and unless the agent is to
+            follow the coordination those after it that concern participants, or the newest of them.
     """
 
     coordination: CoordinationId
     records: tuple[Record, ...]
+
+
+def encode_invitation(coordination: str, records: Sequence[Record]) -> bytes:
+    """An invitation within :data:`MAX_INVITATION_BYTES`: the first of the records, which is
+    ``coordination.opened``, and as many of the newest as there is room for."""
+    opened, *later = records
+    room = MAX_INVITATION_BYTES - _RECORD_BYTES - len(coordination) - _size(opened)
+    first = len(later)
+    while first and (room := room - _size(later[first - 1])) >= 0:
+        first -= 1
+    return msgspec.msgpack.encode(Invitation(coordination, (opened, *later[first:])))
+
+
+def _size(record: Record) -> int:
+    return _RECORD_BYTES + len(record.subject.encode()) + len(record.wire)
 
 
 class Heartbeat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,7 +121,10 @@ class Transport(Protocol):
         ...
 
     async def invite(self, node: str, agent: str, coordination: str, payload: bytes) -> None:
-        """Send an invitation; repeating it is harmless."""
+        """Send an invitation; repeating it is harmless.
+
+        Raises :class:`AppendRefusedError` if it is larger than :data:`MAX_INVITATION_BYTES`.
+        """
         ...
 
     def invitations(

@@ -11,8 +11,6 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from ..author import Author
 from ..coordination import Coordination
 from ..envelope import Event
@@ -36,7 +34,7 @@ from ..log import Record, Submission
 from ..machine import TERMINAL_KEY, After, Append, Intent, Key, LogEvent, Machine, Protocols
 from ..opening import OpeningError, open_request
 from ..telemetry import Telemetry, logger
-from ..transport import Invitation, RequestDelivery, Transport
+from ..transport import RequestDelivery, Transport, encode_invitation
 from .registry import RegistryView
 from .reporting import protocol_of, report_ended, report_started
 from .signed_chains import Signed, SignedChains
@@ -55,8 +53,11 @@ RETRY_S = 0.5
 PROVISIONAL_S = 10.0
 """How long a coordinator waits for a certificate after a failure that is not final (BYZ-22b)."""
 
-_UNINVITED = frozenset({"coordination.claimed", "coordination.input_rejected"})
-"""``ctl`` events that concern no participant's machine."""
+_UNINVITED = frozenset(
+    {"coordination.claimed", "coordination.input_rejected", "evidence.submitted"}
+)
+"""``ctl`` events that concern no participant's machine, and what others make as large as they like:
+a proof carries the events of the accused."""
 
 
 class Session:
@@ -410,7 +411,9 @@ class Session:
         members = [self.coordination.participant(name) for name in absent]
         if not any(members):
             return
-        payload = msgspec.msgpack.encode(Invitation(self.coordination.id, tuple(self._control)))
+        # Whoever follows the coordination reads the rest in the log.
+        records = self._control[:1] if self.coordination.is_ordered else self._control
+        payload = encode_invitation(self.coordination.id, records)
         for member in members:
             if member is not None:
                 self._invited_at[member.agent_id] = at

@@ -17,6 +17,7 @@ from waiting import wait_until_async
 from mabeam.core.audit.verify import audit_records
 from mabeam.core.kernel_events import CoordinationRequested, Invitee
 from mabeam.core.log import Record, Submission
+from mabeam.core.memory_transport import MemoryTransport
 from mabeam.core.sim.forger import Forger
 from mabeam.protocols import PROTOCOLS
 from mabeam.protocols.simple.events import VOTE_CAST, VoteCast
@@ -257,3 +258,38 @@ async def test_evidence_too_large_for_an_event_stops_nothing(tmp_path: Path) -> 
         assert decision.outcome["void"] == ["bad"]
         found = reasons(deployment, name)
         assert [reason for reason in found if reason != "late"] == ["equivocation"]
+
+
+async def test_proofs_do_not_swell_invitations(tmp_path: Path) -> None:
+    """Each proof carries two padded votes; five of them are more than a server takes."""
+    async with Deployment(tmp_path) as deployment:
+        sizes: list[tuple[int, int]] = []
+        proof = "evidence.submitted"
+
+        class Sizing(MemoryTransport):
+            async def invite(
+                self, node: str, agent: str, coordination: str, payload: bytes
+            ) -> None:
+                sizes.append((len(stored(deployment, coordination, proof)), len(payload)))
+                await super().invite(node, agent, coordination, payload)
+
+        deployment.connect = lambda _: Sizing(deployment.broker)
+        await deployment.coordinator("coord-1")
+        await deployment.agent("good", held := HeldVoter())
+        liars = [f"bad-{number}" for number in range(5)]
+        for liar in liars:
+            await deployment.kill(await deployment.agent(liar, Voter()))
+        client = await deployment.client()
+        config = {"proposal": 1, "rule": "majority", "vote_timeout_ms": 2000}
+        name = await client.request("simple_consensus", config, ["good", *liars])
+        await wait_until_async(lambda: held.asked == 1)
+        epoch = (await client.read(name)).epoch
+        for liar in liars:
+            bad = Forger(liar, deployment.keys[liar], time.time_ns)
+            for option in ("disagree", "agree"):
+                event = bad.sign(name, epoch, VOTE_CAST, _padded(_vote(option), 115_000))
+                await deployment.connect(liar).log.append(Submission(event, "pub", NODE))
+        await wait_until_async(lambda: any(proofs == 5 for proofs, _ in sizes))
+        held.go.set()
+        await client.result(name)
+        assert max(size for _, size in sizes) < 10_000
