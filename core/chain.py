@@ -7,6 +7,7 @@ with one number prove a fork; a missing number is a gap: reported until filled, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import msgspec
 
@@ -15,6 +16,7 @@ from .errors import PeerProtocolError
 from .hashing import ZERO32
 
 MAX_PENDING = 4096
+"""Events of one author beyond a gap that are remembered, by id and clock only."""
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -41,13 +43,20 @@ class ChainHead(msgspec.Struct, frozen=True, array_like=True):
     at_ns: int
 
 
+class _Pending(NamedTuple):
+    """What is kept of an event beyond a gap; its author chooses the size of the rest."""
+
+    id: bytes
+    at_ns: int
+
+
 class _Chain:
     __slots__ = ("at_ns", "first", "ids", "pending")
 
     def __init__(self) -> None:
         self.ids: list[bytes] = []
         self.first = 0  # number of the oldest id kept
-        self.pending: dict[int, Event] = {}
+        self.pending: dict[int, _Pending] = {}
         self.at_ns = 0
 
     @property
@@ -88,7 +97,7 @@ class ChainBook:
         if chain.pending:
             number = max(chain.pending)
             last = chain.pending[number]
-            return number + 1, last.id, last.header.at_ns
+            return number + 1, last.id, last.at_ns
         return chain.length, chain.ids[-1] if chain.ids else ZERO32, chain.at_ns
 
     def heads(self) -> tuple[ChainHead, ...]:
@@ -118,8 +127,8 @@ class ChainBook:
             return None
         if number < chain.length:
             return chain.ids[number - chain.first] if number >= chain.first else None
-        event = chain.pending.get(number)
-        return event.id if event else None
+        beyond = chain.pending.get(number)
+        return beyond.id if beyond else None
 
     def add(self, event: Event) -> None:
         """Take an admitted event into its author's chain.
@@ -157,7 +166,7 @@ class ChainBook:
         if number > chain.length:
             if len(chain.pending) >= MAX_PENDING:
                 raise PeerProtocolError("over_limit", "too many events beyond a gap in the chain")
-            chain.pending[number] = event
+            chain.pending[number] = _Pending(event.id, header.at_ns)
             return
         try:
             self._link(chain, event)
@@ -165,9 +174,9 @@ class ChainBook:
             self._drain(chain)
 
     def _drain(self, chain: _Chain) -> None:
-        while (event := chain.pending.pop(chain.length, None)) is not None:
-            chain.ids.append(event.id)
-            chain.at_ns = max(chain.at_ns, event.header.at_ns)
+        while (beyond := chain.pending.pop(chain.length, None)) is not None:
+            chain.ids.append(beyond.id)
+            chain.at_ns = max(chain.at_ns, beyond.at_ns)
 
     def _link(self, chain: _Chain, event: Event) -> None:
         header = event.header

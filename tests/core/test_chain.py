@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from itertools import permutations
 
 import msgspec
@@ -15,7 +16,7 @@ from mabeam.core.author import Author
 from mabeam.core.chain import ChainBook, Gap
 from mabeam.core.envelope import Event, sign_event
 from mabeam.core.errors import PeerProtocolError
-from mabeam.core.hashing import ZERO32
+from mabeam.core.hashing import ZERO32, sha256
 from mabeam.core.kernel_events import AgentRevoked
 
 KEY = key_of("a-1")
@@ -127,6 +128,22 @@ def test_events_beyond_a_gap_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     book.add(events[0])
     book.add(events[4])
     assert book.gaps() == []
+
+
+def test_events_beyond_a_gap_are_not_kept_whole() -> None:
+    body = bytes(200_000)
+    header = _chain(1)[0].header
+    book = ChainBook()
+    tracemalloc.start()
+    try:
+        for number in range(1, 21):
+            beyond = msgspec.structs.replace(header, author_seq=number, body_sha256=sha256(body))
+            book.add(sign_event(beyond, body, KEY.secret_key))
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert book.head("a-1")[0] == 21
+    assert kept < len(body)
 
 
 def test_a_chain_resumes_behind_what_is_known() -> None:
