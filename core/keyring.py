@@ -91,6 +91,12 @@ class Keyring:
         """All keys ``author`` ever had, oldest first."""
         return tuple(self._keys.get(author, ()))
 
+    def was_operator(self, author: str) -> bool:
+        """Whether a key of ``author`` ever had a say in which keys count."""
+        return author == ROOT_AUTHOR or any(
+            "operator" in entry.certificate.roles for entry in self.history(author)
+        )
+
     def agent(self, author: str) -> Agent:
         """Registration and health of ``author``."""
         return self._agents.get(author, _UNKNOWN)

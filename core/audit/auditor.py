@@ -18,7 +18,7 @@ from ..machine import LogEvent, Protocols
 from ..names import REGISTRY
 from ..succession import link_of
 from .case import Case
-from .doubt import Summary, is_unreproduced, resolve, resolve_link
+from .doubt import RegistryDoubt, Summary, is_unreproduced, resolve, resolve_link
 from .findings import Ending, Finding, Findings, Report, ending_of
 from .intake import Intake, Scope
 from .omissions import MAX_FORGED_KEPT, Forged, damaged, forged, gap_finding
@@ -100,6 +100,7 @@ class Auditor:
                 else:
                     case.judge(record, result)
         case.sink, case.held = self.findings.add, list(summary.held)
+        case.reproduced = summary.reproduced
         self._kept += len(case.events)
         if case.digest != summary.digest:
             message = "its records are not those that were read before"
@@ -206,6 +207,7 @@ class Auditor:
             tuple(case.omissions(whole_log=whole)),
             tuple(case.held),
             None if link.is_alone else link,
+            case.reproduced,
         )
 
     # Reporting --------------------------------------------------------------------------------
@@ -250,18 +252,24 @@ class Auditor:
             ending=self._ending(single),
         )
 
-    def _registry_doubt(self, summaries: Iterable[Summary]) -> str:
-        """Report what is missing from the registry; what that leaves open, or an empty string."""
+    def _registry_doubt(self, summaries: Iterable[Summary]) -> RegistryDoubt:
+        """Report what is missing from the registry; what that leaves open."""
         gaps = self.registry.chains.gaps() if self._registry_gaps else []
         for gap in gaps:
             self.findings.add(gap_finding(gap, REGISTRY, self.registry.past))
-        broken = gaps or any(map(is_unreproduced, summaries))
-        suspects = self._registry_forgeries if broken else []
+        is_unlike = any(map(is_unreproduced, summaries))
+        suspects = self._registry_forgeries if gaps or is_unlike else []
         for suspect in suspects:
             self.findings.add(damaged(suspect, REGISTRY))
-        if gaps or suspects or not self._registry_gaps:
-            return "events of the registry are missing"
-        return ""
+        missing = "events of the registry are missing"
+        if not self._registry_gaps:
+            return RegistryDoubt(missing, missing)
+        touches_keys = (
+            any(self.registry.keyring.was_operator(gap.author) for gap in gaps)
+            or any(suspect.event_class == "ctl" for suspect in suspects)
+            or (is_unlike and suspects)
+        )
+        return RegistryDoubt(missing if gaps or suspects else "", missing if touches_keys else "")
 
     def _ending(self, id: str) -> Ending | None:
         case = self._cases.get(id)

@@ -17,7 +17,7 @@ from .conformance import Window, early_by_ms
 from .endings import false_ending, is_overtaken, second_ending, suppressed_result
 from .findings import Finding, about, blame, convict
 from .omissions import MAX_FORGED_KEPT, Forged, forged, omissions
-from .openings import check_opened, check_refused
+from .openings import check_opened, check_refused, is_reproduced
 from .proofs import prove_equivocation
 from .registry import RegistryHistory
 
@@ -45,6 +45,7 @@ class Case:
         digest: hash over its records so far, to recognise them when they are read again.
         events: authentic events by id.
         held: findings that stand unless something turns out to be missing.
+        reproduced: whether it was opened with the very registry read here.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Case:
         self.digest = ZERO32
         self.events: dict[bytes, LogEvent] = {}
         self.held: list[Finding] = []
+        self.reproduced = False
         self.sink = sink
         self._protocols = protocols
         self._registry = registry
@@ -146,6 +148,7 @@ class Case:
             findings = check_opened(
                 event, fold.request, self._registry, self._protocols, whole_log=self._whole_log
             )
+            self.reproduced = is_reproduced(event, self._registry)
             for finding in findings:
                 if finding.severity == "warning":
                     self.sink(finding)

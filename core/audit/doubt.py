@@ -17,6 +17,19 @@ _CERTAIN = frozenset({"wrong_certificates", "two_endings"})
 """Findings that nothing missing could explain."""
 
 
+class RegistryDoubt(msgspec.Struct, frozen=True):
+    """What is missing from the registry, in words; empty strings if nothing is.
+
+    Attributes:
+        anything: any event.
+        keys: events that may have said which keys count. Nothing else of the registry matters to a
+            coordination that was opened with the very registry at hand.
+    """
+
+    anything: str = ""
+    keys: str = ""
+
+
 class Summary(msgspec.Struct, frozen=True):
     """What an audit remembers of a coordination that is not in memory.
 
@@ -28,6 +41,7 @@ class Summary(msgspec.Struct, frozen=True):
         omissions: what is missing from it.
         held: findings that stand unless something missing could explain them.
         link: what it says about other coordinations, ``None`` if it names none.
+        reproduced: whether it was opened with the very registry at hand.
     """
 
     first: int
@@ -37,6 +51,7 @@ class Summary(msgspec.Struct, frozen=True):
     omissions: tuple[Finding, ...] = ()
     held: tuple[Finding, ...] = ()
     link: Link | None = None
+    reproduced: bool = False
 
 
 def is_unreproduced(summary: Summary) -> bool:
@@ -45,17 +60,18 @@ def is_unreproduced(summary: Summary) -> bool:
 
 
 def resolve(
-    summary: Summary, holes: Sequence[tuple[int, int]], registry_doubt: str
+    summary: Summary, holes: Sequence[tuple[int, int]], registry_doubt: RegistryDoubt
 ) -> Iterator[Finding]:
     """The findings about a coordination once everything has been read.
 
     Args:
         summary: the coordination.
         holes: stretches of the log that cannot be relied on.
-        registry_doubt: what is missing from the registry, or empty.
+        registry_doubt: what is missing from the registry.
     """
     yield from summary.omissions
-    doubt = _doubt(summary, holes) or registry_doubt
+    of_registry = registry_doubt.keys if summary.reproduced else registry_doubt.anything
+    doubt = _doubt(summary, holes) or of_registry
     for finding in summary.held:
         yield _doubted(finding, doubt)
 
@@ -64,7 +80,7 @@ def resolve_link(
     summary: Summary,
     summaries: Mapping[str, Summary],
     holes: Sequence[tuple[int, int]],
-    registry_doubt: str,
+    registry_doubt: RegistryDoubt,
     *,
     whole_log: bool,
 ) -> Iterator[Finding]:
@@ -83,7 +99,7 @@ def resolve_link(
     finding = check_link(summary.link, link, whole_log=whole_log)
     if finding is not None:
         doubts = (_doubt(each, holes) for each in (summary, before) if each is not None)
-        yield _doubted(finding, next(filter(None, doubts), registry_doubt))
+        yield _doubted(finding, next(filter(None, doubts), registry_doubt.anything))
 
 
 def _doubted(finding: Finding, doubt: str) -> Finding:

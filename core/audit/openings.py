@@ -75,6 +75,16 @@ def check_opened(
         yield from _stale(event, opened, registry.keyring)
 
 
+def is_reproduced(event: LogEvent, registry: RegistryHistory) -> bool:
+    """Whether the registry that an opening cites is the one read here, event by event."""
+    snapshot = event.content.registry_snapshot
+    if snapshot.sequence >= event.sequence:
+        return False
+    keyring = registry.at(snapshot.sequence)
+    cited = (snapshot.sequence, snapshot.digest)
+    return keyring is not None and (keyring.sequence, keyring.digest) == cited
+
+
 def _unreproducible(event: LogEvent, keyring: Keyring, *, whole_log: bool) -> Finding:
     snapshot = event.content.registry_snapshot
     message = (

@@ -14,6 +14,8 @@ from mabeam.core.audit.findings import Report
 from mabeam.core.hashing import ZERO32
 from mabeam.core.identity import KeyPair
 from mabeam.core.kernel_events import (
+    AgentRegistered,
+    AgentRevoked,
     CancelRequested,
     CoordinationCancelled,
     CoordinationClaimed,
@@ -23,6 +25,7 @@ from mabeam.core.kernel_events import (
     InputRejected,
     OutcomeReported,
 )
+from mabeam.core.names import REGISTRY
 from mabeam.protocols.simple.events import VOTE_CAST, BallotClosed, BallotOpened
 
 
@@ -488,6 +491,71 @@ def test_a_gap_in_a_chain_is_incomplete_and_nobodys_fault() -> None:
     assert not report.complete
     assert (first(report).code, first(report).author) == ("chain_gap", "a-1")
     assert accused(report) == set()
+
+
+def _lied(log: AuditLog) -> AuditLog:
+    """The coordinator announces what the votes do not give."""
+    due = log.next()
+    log.append("coord-1", due.type, altered(due, _decision), refs=due.refs)
+    return log
+
+
+def _skip(log: AuditLog, author: str) -> None:
+    """Leave a number of the author's chain in the registry empty."""
+    log.author(author).sign(REGISTRY, b"", "agent.revoked", AgentRevoked("nobody"))
+
+
+def _registered(log: AuditLog) -> None:
+    body = AgentRegistered(node="n1")
+    log.append("a-1", "agent.registered", body, "pub", coordination=REGISTRY, epoch=b"")
+
+
+def test_a_gap_that_a_member_makes_in_the_registry_covers_no_lie() -> None:
+    """It hides no key, and the opening was computed from the very registry at hand."""
+    log = _lied(voted())
+    _skip(log, "a-1")
+    _registered(log)
+    report = audit(log)
+    found = [f for f in report.findings if f.culprit]
+    assert [(f.severity, f.code, f.culprit) for f in found] == [
+        ("wrong", "wrong_outcome", "coord-1")
+    ]
+    assert not report.ok
+    assert not report.complete
+    assert "chain_gap" in {finding.code for finding in report.findings}
+
+
+def test_a_gap_in_the_operators_chain_accuses_nobody() -> None:
+    """What is missing may have ended a key whose votes count here."""
+    log = _lied(voted())
+    _skip(log, "root")
+    log.admit("late", "agent")
+    report = audit(log)
+    assert accused(report) == set()
+    assert not report.complete
+
+
+def test_a_gap_of_one_who_became_an_operator_accuses_nobody() -> None:
+    log = voted()
+    log.admit("a-1", "agent", "operator")
+    _lied(log)
+    _skip(log, "a-1")
+    _registered(log)
+    assert accused(audit(log)) == set()
+
+
+def test_a_gap_in_the_registry_before_a_refusal_accuses_nobody() -> None:
+    """A refusal cites no registry: what is missing may have been a reason for it."""
+    log = deployment()
+    _skip(log, "a-1")
+    _registered(log)
+    log.request(["a-1", "a-2", "a-3"])
+    log.claim()
+    body = CoordinationFailed("agents_not_found", "not registered")
+    log.append("coord-1", "coordination.failed", body)
+    report = audit(log)
+    assert accused(report) == set()
+    assert not report.complete
 
 
 def test_a_chain_that_names_a_predecessor_which_is_not_there_is_the_authors_fault() -> None:
