@@ -23,6 +23,9 @@ if sys.platform != "win32":
 
 MAX_FRAME_BYTES = 1024 * 1024
 
+READ_BYTES = 64 * 1024 * 1024
+"""Read at once: no system gives more than 2 GiB for one call, whatever it is asked for."""
+
 _FRAME = struct.Struct(">III")
 FRAME_BYTES = _FRAME.size
 """Bytes of a frame beyond its payload."""
@@ -82,7 +85,7 @@ class JournalFile:
         Raises:
             JournalError: damaged elsewhere than at its end.
         """
-        data = os.pread(self.number, os.fstat(self.number).st_size, 0)
+        data = self._read_all()
         offset = 0
         while offset + FRAME_BYTES <= len(data):
             length, checksum, header_checksum = _FRAME.unpack_from(data, offset)
@@ -103,6 +106,24 @@ class JournalFile:
         if offset < len(data):
             os.ftruncate(self.number, offset)
         self.size = offset
+
+    def _read_all(self) -> bytes:
+        """The whole file, however little of it the system gives at a time.
+
+        Raises:
+            JournalError: it cannot be read to its end.
+        """
+        size = os.fstat(self.number).st_size
+        data = bytearray()
+        try:
+            while len(data) < size:
+                part = os.pread(self.number, min(size - len(data), READ_BYTES), len(data))
+                if not part:
+                    raise OSError(errno.EIO, f"it ends at byte {len(data)} of {size}")
+                data += part
+        except OSError as error:
+            raise JournalError(f"cannot read journal {self.path}: {error.strerror}") from None
+        return bytes(data)
 
     def damaged(self, offset: int) -> JournalError:
         """What to raise about a frame that makes no sense."""
