@@ -69,6 +69,7 @@ class _Signed(msgspec.Struct, frozen=True, array_like=True, tag="signed"):
     key: tuple[str | int, ...]
     entry: Entry
     keep_until_ns: int
+    is_prolonged: bool = False
 
 
 _Payload = _Born | _Signed
@@ -81,6 +82,14 @@ Slot = tuple[str, Key]
 class _Kept(NamedTuple):
     span: Span
     until_ns: int
+
+
+class _Pending(NamedTuple):
+    slot: Slot
+    payload: bytes
+    until_ns: int
+    done: asyncio.Future[None]
+    is_prolonged: bool
 
 
 class Journal:
@@ -100,7 +109,7 @@ class Journal:
         self._live = 0  # bytes of the frames of what is kept
         self._last: dict[str, Slot] = {}
         self._answers: dict[Slot, Slot] = {}
-        self._pending: list[tuple[Slot, bytes, int, asyncio.Future[None]]] = []
+        self._pending: list[_Pending] = []
         self._promised: dict[Slot, tuple[Entry, asyncio.Future[None]]] = {}
         self._flusher: asyncio.Task[None] | None = None
         self._compacting: asyncio.Task[None] | None = None
@@ -130,15 +139,29 @@ class Journal:
             self.born = payload.sequence
             return
         slot = (payload.coordination, payload.key)
-        self._keep(slot, span, payload.keep_until_ns)
+        kept = _Kept(span, payload.keep_until_ns)
+        if not (payload.is_prolonged and self._prolong(slot, kept)):
+            self._keep(slot, kept)
         if payload.entry.asked:
             self._answers[payload.coordination, payload.entry.asked] = slot
 
-    def _keep(self, slot: Slot, span: Span, until_ns: int) -> None:
+    def _keep(self, slot: Slot, kept: _Kept) -> None:
         self._lose(slot)
-        self._kept.setdefault(slot[0], {})[slot[1]] = _Kept(span, until_ns)
-        self._live += span.length + FRAME_BYTES
+        self._kept.setdefault(slot[0], {})[slot[1]] = kept
+        self._live += kept.span.length + FRAME_BYTES
         self._last[slot[0]] = slot
+
+    def _prolong(self, slot: Slot, kept: _Kept) -> bool:
+        """Replace an entry where it stands among the others, unless it is gone; it is no newer."""
+        if not self._is_kept(slot):
+            return False
+        keys = self._kept[slot[0]]
+        self._live += kept.span.length - keys[slot[1]].span.length
+        keys[slot[1]] = kept
+        return True
+
+    def _is_kept(self, slot: Slot) -> bool:
+        return slot[1] in self._kept.get(slot[0], ())
 
     def _lose(self, slot: Slot) -> None:
         kept = self._kept.get(slot[0], {}).pop(slot[1], None)
@@ -200,10 +223,6 @@ class Journal:
     def _slots(self) -> list[Slot]:
         return [(name, key) for name, keys in self._kept.items() for key in keys]
 
-    def last_slot(self, coordination: str) -> Slot | None:
-        """Where the newest event signed in a coordination is kept."""
-        return self._last.get(coordination)
-
     def last_event(self, coordination: str) -> Event | None:
         """The newest event signed in a coordination, for continuing its chain."""
         slot = self._last.get(coordination)
@@ -258,15 +277,16 @@ class Journal:
             await asyncio.shield(durable)
 
     async def prolong(self, slot: Slot, keep_until_ns: int) -> None:
-        """Keep an entry longer than was said when it was written.
+        """Keep an entry longer than was said when it was written. It stays as new or old as it is,
+        and what is discarded meanwhile stays away.
 
         Raises:
             JournalError: it could not be written.
         """
         entry = self.find(*slot)
         if entry is not None:
-            payload = _encoder.encode(_Signed(*slot, entry, keep_until_ns))
-            await asyncio.shield(self._write(((slot, payload),), keep_until_ns))
+            payload = _encoder.encode(_Signed(*slot, entry, keep_until_ns, is_prolonged=True))
+            await asyncio.shield(self._write(((slot, payload),), keep_until_ns, is_prolonged=True))
 
     def _promise(
         self, fresh: dict[Slot, tuple[Entry, bytes]], keep_until_ns: int
@@ -280,10 +300,16 @@ class Journal:
         return done
 
     def _write(
-        self, payloads: Iterable[tuple[Slot, bytes]], keep_until_ns: int
+        self,
+        payloads: Iterable[tuple[Slot, bytes]],
+        keep_until_ns: int,
+        *,
+        is_prolonged: bool = False,
     ) -> asyncio.Future[None]:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._pending += [(slot, payload, keep_until_ns, done) for slot, payload in payloads]
+        self._pending += [
+            _Pending(slot, payload, keep_until_ns, done, is_prolonged) for slot, payload in payloads
+        ]
         if self._flusher is None or self._flusher.done():
             self._flusher = asyncio.create_task(self._flush())
         return done
@@ -295,24 +321,38 @@ class Journal:
     async def _flush_pending(self) -> None:
         loop = asyncio.get_running_loop()
         while self._pending:
-            group, self._pending = self._pending, []
-            payloads = [payload for _, payload, _, _ in group]
+            group, self._pending = self._without_discarded(self._pending), []
+            payloads = [each.payload for each in group]
             try:
                 if self._usual_s < QUICK_S:
                     spans = self._write_timed(payloads)
                 else:
                     spans = await loop.run_in_executor(self._thread, self._write_timed, payloads)
             except (OSError, RuntimeError) as error:
-                for slot, _, _, done in group:
-                    self._promised.pop(slot, None)
-                    if not done.done():
-                        done.set_exception(self._unwritable(error))
+                for each in group:
+                    self._promised.pop(each.slot, None)
+                    if not each.done.done():
+                        each.done.set_exception(self._unwritable(error))
                 continue
-            for (slot, _, keep_until_ns, done), span in zip(group, spans, strict=True):
-                self._keep(slot, span, keep_until_ns)
-                self._promised.pop(slot, None)
-                if not done.done():  # one future stands for all that were signed together
-                    done.set_result(None)
+            for each, span in zip(group, spans, strict=True):
+                kept = _Kept(span, each.until_ns)
+                if each.is_prolonged:
+                    self._prolong(each.slot, kept)
+                else:
+                    self._keep(each.slot, kept)
+                    self._promised.pop(each.slot, None)
+                if not each.done.done():  # one future stands for all that were signed together
+                    each.done.set_result(None)
+
+    def _without_discarded(self, group: list[_Pending]) -> list[_Pending]:
+        """What of a group is to be written: what was discarded need not be kept any longer."""
+        left = []
+        for each in group:
+            if not each.is_prolonged or self._is_kept(each.slot):
+                left.append(each)
+            elif not each.done.done():
+                each.done.set_result(None)
+        return left
 
     def _unwritable(self, error: OSError | RuntimeError) -> JournalError:
         why = getattr(error, "strerror", None) or str(error)

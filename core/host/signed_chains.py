@@ -26,6 +26,7 @@ from ..errors import SignOnceError
 from ..journal import Entry, Journal, JournalError, Slot
 from ..kernel_events import TERMINAL_TYPES
 from ..log import EventLog, Place, Record
+from ..machine import Key
 from ..names import REGISTRY
 
 KEEP_S = 120
@@ -86,7 +87,7 @@ class SignedChains:
         """
         await self._journal.settle()
         for slot in self._journal.slots(_CHAIN, 2):
-            if slot != self._journal.last_slot(slot[0]):
+            if slot != self._newest_slot(slot[0]):
                 self._journal.discard(slot)
         head = await log.head()
         if self._journal.born is None:
@@ -109,11 +110,16 @@ class SignedChains:
         """The newest event signed in a coordination, if the journal knows any."""
         if coordination in self._writing:
             return self._writing[coordination]
-        slot = self._journal.last_slot(coordination)
+        slot = self._newest_slot(coordination)
         entry = self._journal.find(*slot) if slot else None
         if entry is None:
             return None
         return Signed(decode_event(entry.wire), msgspec.msgpack.decode(entry.answer, type=Place))
+
+    def _newest_slot(self, coordination: str) -> Slot | None:
+        """Where the event with the highest number is kept, whichever was written last."""
+        keys = self._journal.keys(coordination, (_CHAIN,))
+        return (coordination, max(keys, key=_number)) if keys else None
 
     async def record(self, event: Event) -> None:
         """Make an event durable; return when it may be published.
@@ -125,9 +131,9 @@ class SignedChains:
         header = event.header
         name = header.coordination
         slot: Slot = (name, (_CHAIN, header.author_seq))
-        before = self._journal.last_slot(name)
-        if before is not None and int(before[1][1]) > header.author_seq:
-            raise SignOnceError(f"{name!r}: event {before[1][1]} was signed before")
+        before = self._newest_slot(name)
+        if before is not None and _number(before[1]) > header.author_seq:
+            raise SignOnceError(f"{name!r}: event {_number(before[1])} was signed before")
         place = Place.of(self.seen) if self.seen is not None else Place()
         entry = Entry(event.wire, msgspec.msgpack.encode(place))
         self._writing[name] = Signed(event, place)
@@ -162,8 +168,8 @@ class SignedChains:
         spare: set[Slot] = set(self._lost)
         left = REVIEWED
         for slot in self._journal.expired(now_ns):
-            name, key = slot
-            signed = self.newest(name) if key[0] == _CHAIN else None
+            name, _ = slot
+            signed = self.newest(name) if slot == self._newest_slot(name) else None
             if signed is None or name in self._stored or self._is_old(signed.event):
                 continue
             if name not in live and left:
@@ -195,3 +201,7 @@ class SignedChains:
         for old in self._journal.slots(_MARK, 3):
             if old != slot and old not in self._lost:
                 self._journal.discard(old)
+
+
+def _number(key: Key) -> int:
+    return int(key[1])

@@ -15,6 +15,7 @@ import pytest
 from audit_log import key_of, vote
 
 from mabeam.core import journal as journal_module
+from mabeam.core import journal_file
 from mabeam.core.author import Author
 from mabeam.core.errors import SignOnceError
 from mabeam.core.journal import Entry, Journal, JournalError
@@ -107,6 +108,38 @@ async def test_a_last_frame_cut_anywhere_is_dropped_and_the_rest_kept(tmp_path: 
     again = _journal(tmp_path)
     await again.sign_once("c1", ("vote", 3), _entry(3, option="disagree"), FOR_EVER)
     assert _journal(tmp_path).find("c1", ("vote", 3)) == _entry(3, option="disagree")
+
+
+async def test_a_file_the_system_gives_only_in_parts_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await _filled(tmp_path, 20)
+    whole, read = journal.path.read_bytes(), os.pread
+
+    def short(descriptor: int, length: int, offset: int) -> bytes:
+        return read(descriptor, min(length, 500), offset)
+
+    monkeypatch.setattr(os, "pread", short)
+    again = _journal(tmp_path)
+    assert len(again) == 20
+    assert again.find("c1", ("vote", 19)) == _entry(19)
+    assert journal.path.read_bytes() == whole
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_is_left_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = await _filled(tmp_path)
+    whole, read = journal.path.read_bytes(), os.pread
+
+    def ends(descriptor: int, length: int, offset: int) -> bytes:
+        return read(descriptor, length, offset) if not offset else b""
+
+    monkeypatch.setattr(journal_file, "READ_BYTES", 100)
+    monkeypatch.setattr(os, "pread", ends)
+    with pytest.raises(JournalError, match="cannot read"):
+        _journal(tmp_path)
+    assert journal.path.read_bytes() == whole
 
 
 @pytest.mark.parametrize("zeros", [1, HEAD, 4096])
@@ -340,6 +373,36 @@ async def test_only_expired_coordinations_are_dropped(tmp_path: Path) -> None:
     assert journal.find_answer("old", ("vote", 1)) is None
     assert journal.find_answer("new", ("vote", 2)) == b"y"
     assert len(journal) == 1
+
+
+async def test_what_is_kept_longer_is_no_newer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "COMPACT_BYTES", 0)
+    journal = await _filled(tmp_path, 0)
+    for number in range(3):
+        await journal.sign_once("c1", ("vote", number), _entry(number), 100)
+    signing = asyncio.create_task(journal.sign_once("c1", ("vote", 3), _entry(3), FOR_EVER))
+    prolonging = asyncio.create_task(journal.prolong(("c1", ("vote", 1)), FOR_EVER))
+    await asyncio.gather(signing, prolonging)
+    for _ in range(3):  # now, as read again, and as read again after it was rewritten
+        last = journal.last_event("c1")
+        assert last is not None
+        assert last.wire == _entry(3).wire
+        await journal.drop_expired(101)
+        assert journal.keys("c1", ()) == [("vote", 1), ("vote", 3)]
+        journal = _journal(tmp_path)
+
+
+async def test_what_is_discarded_while_it_is_kept_longer_stays_away(tmp_path: Path) -> None:
+    journal = await _filled(tmp_path, 2)
+    size = journal.path.stat().st_size
+    prolonging = asyncio.create_task(journal.prolong(("c1", ("vote", 0)), FOR_EVER))
+    await asyncio.sleep(0)
+    journal.discard(("c1", ("vote", 0)))
+    await prolonging
+    assert journal.keys("c1", ()) == [("vote", 1)]
+    assert journal.path.stat().st_size == size
 
 
 async def test_compaction_keeps_what_lives_and_lookups_work_meanwhile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -112,6 +113,29 @@ async def test_an_end_is_dropped_only_when_the_log_has_shown_it(host: _Host) -> 
     assert host.newest("refused") == refused
     await host.tidy(KEEP_OPEN_S)
     assert host.newest("open") is None
+
+
+async def test_an_event_signed_while_the_one_before_is_kept_longer_is_the_newest(
+    host: _Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one before is in no log and its time is over, just when another one is signed."""
+    first, second = host.cancel(), host.cancel()
+    await host.chains.record(first)
+    recording: list[asyncio.Task[None]] = []
+
+    async def read_slowly(name: str) -> list[Record]:
+        recording.append(asyncio.create_task(host.chains.record(second)))
+        await asyncio.sleep(0)
+        return []
+
+    monkeypatch.setattr(host.log, "read", read_slowly)
+    await host.tidy(KEEP_S + 1)
+    await asyncio.gather(*recording)
+    assert recording
+    assert host.newest() == second
+    assert len(host.journal.keys("c1", ())) == 1
+    await host.restart()
+    assert host.newest() == second
 
 
 async def test_in_hand_nothing_is_dropped(host: _Host) -> None:
