@@ -9,6 +9,7 @@ import msgspec
 
 from ..core.audit.exhibits import Exhibit, Exhibits
 from ..core.audit.replay import Recording
+from ..core.audit.roots import check_root
 from ..core.coordination import Coordination
 from ..core.envelope import decode_event
 from ..core.errors import PeerProtocolError
@@ -67,8 +68,13 @@ class EvidenceReport(msgspec.Struct, frozen=True):
 def report_on(
     records: Iterable[Record], root_public_key: bytes, protocols: Protocols
 ) -> EvidenceReport:
-    """Report on records given in log order, those of the registry among them."""
+    """Report on records given in log order, those of the registry among them.
+
+    Raises:
+        VerificationError: they belong to another root key.
+    """
     given = list(records)
+    check_root(given, root_public_key)
     docket = Exhibits(root_public_key, protocols)
     exhibits = list(_worded(docket, given))
     forks = [_fork(name, given, root_public_key, protocols) for name in _replicated(docket)]
@@ -82,7 +88,9 @@ async def report_on_log(
 
     Raises:
         LogUnavailableError, SequenceGapError: the log cannot be read.
+        VerificationError: it belongs to another root key.
     """
+    check_root(await log.read(REGISTRY), root_public_key)
     docket = Exhibits(root_public_key, protocols)
     exhibits: list[Exhibit] = []
     async for batch in log.read_all():

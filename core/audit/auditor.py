@@ -226,6 +226,9 @@ class Auditor:
         if head is not None and self.position < head:
             message = f"the log ends at {self.position}, but reached {head} before"
             self.damaged("truncated_log", message)
+        if self._records and not self._events:
+            message = "no record is an event of anybody whom this root key admitted"
+            self.findings.add(Finding("wrong", "wrong_root", message, self._intake.first))
         held = {id: self._summary(case) for id, case in self._cases.items()}
         summaries = {**self._forgotten, **held}
         holes, whole = self._intake.holes, self._scope == "log"

@@ -45,10 +45,12 @@ def verify_bundle(
         source="bundle",
         registry_gaps=bundle.header.registry == "complete",
     )
-    for finding in _file_findings(bundle, root_public_key):
+    faults = list(_file_findings(bundle, root_public_key))
+    for finding in faults:
         auditor.findings.add(finding)
-    auditor.feed(bundle.records)
-    _check_exporter(auditor, bundle)
+    if not any(finding.code == "wrong_root" for finding in faults):
+        auditor.feed(bundle.records)
+        _check_exporter(auditor, bundle)
     return auditor.finish(single=bundle.header.coordination)
 
 
@@ -73,8 +75,10 @@ def _damaged(damage: Damage) -> Finding:
 def _file_findings(bundle: Bundle, root_public_key: bytes) -> Iterator[Finding]:
     header = bundle.header
     if header.root != sha256(root_public_key).hex():
-        message = f"line 1, header: it belongs to root key {header.root[:16]}, not to the one given"
+        given = root_public_key.hex()
+        message = f"line 1, header: it belongs to another root key than {given}"
         yield Finding("wrong", "wrong_root", message)
+        return
     strangers = [
         record.sequence
         for record in bundle.records

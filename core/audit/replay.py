@@ -16,6 +16,7 @@ from ..log import Record
 from ..machine import After, Append, Ask, Intent, LogEvent, Protocols
 from ..names import REGISTRY
 from .findings import readable
+from .roots import check_root
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -114,9 +115,14 @@ def steps(
         coordination: its id.
         root_public_key: the deployment's root key.
         protocols: known protocols.
+
+    Raises:
+        VerificationError: they belong to another root key.
     """
+    given = list(records)
+    check_root(given, root_public_key)
     recording = Recording(coordination, root_public_key, protocols)
-    for record, result in recording.read(records):
+    for record, result in recording.read(given):
         if isinstance(result, Rejection):
             who = (result.event_id.hex(), result.type, result.author)
             yield _step(record, who, result.reason, result.message, None, recording.fold)
