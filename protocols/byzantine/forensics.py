@@ -8,8 +8,12 @@ Two commit certificates for one slot need more than f liars, and their signature
   showed it, and then the NEW-VIEW is wrong (E3) or the votes against it are (E5); saying two
   things to two sides is E1 or E4.
 
+This names f + 1 as long as fewer than q replicas lie, 2f of 3f + 1. Then every prepare certificate
+has an honest signer, who was in a view that a NEW-VIEW had started. A whole quorum of liars can
+sign one in a view that never started, show it in the next view change, and contradict nothing.
+
 So the search is a sweep for everything provable. Too few culprits for a fork mean that the log
-lacks events, which are then listed; silence is never guilt (EVI-2).
+lacks events, which are then listed, or that a quorum lies; silence is never guilt (EVI-2).
 """
 
 from __future__ import annotations

@@ -8,12 +8,37 @@ from collections.abc import Iterable
 import pytest
 
 from mabeam.core.evidence import proof_bytes
+from mabeam.core.kernel_events import Body
 from mabeam.core.machine import LogEvent
 from mabeam.core.standalone import check_alone
 from mabeam.protocols.byzantine import SPEC, ByzantineConfig, analyse, is_proof, submission
-from mabeam.protocols.byzantine.events import COMMIT
+from mabeam.protocols.byzantine.digests import batch_digest
+from mabeam.protocols.byzantine.events import (
+    COMMIT,
+    NEW_VIEW,
+    PRE_PREPARE,
+    PREPARE,
+    REQUEST,
+    VIEW_CHANGE,
+    CommitSent,
+    NewViewSent,
+    PreparedEntry,
+    PrepareSent,
+    PrePrepareSent,
+    RequestSubmitted,
+    SlotProposal,
+    ViewChangeSent,
+)
 from mabeam.protocols.byzantine.forensics import proofs_in
-from tests.protocols.byzantine.network import Network, Node, Schedule, names
+from tests.protocols.byzantine.network import (
+    COORDINATION,
+    Network,
+    Node,
+    Schedule,
+    group_for,
+    log_event,
+    names,
+)
 from tests.protocols.byzantine.signed import Signatures
 
 KNOWN = {SPEC.name: SPEC}
@@ -147,3 +172,32 @@ def test_honest_runs_name_nobody() -> None:
         network = Network(4, seed)
         assert network.run(network.decided)
         assert analyse(network.log, network.group).culprits == {}
+
+
+def test_a_quorum_of_liars_forks_without_contradicting_itself() -> None:
+    """The stated bound: three of four show prepares of view 1, which no NEW-VIEW had started."""
+    log: list[LogEvent] = []
+
+    def say(author: str, kind: str, body: Body, *refs: bytes) -> bytes:
+        number = sum(event.author == author for event in log)
+        log.append(log_event(len(log) + 1, author, kind, body, refs, number))
+        return log[-1].id
+
+    one, other = (say("r0", REQUEST, RequestSubmitted(n, n)) for n in (1, 2))
+    first, second = (batch_digest(COORDINATION, (each,)) for each in (one, other))
+    proposal = say("r0", PRE_PREPARE, PrePrepareSent(0, 1, first, (one,)))
+    for author in ("r1", "r3"):
+        say(author, PREPARE, PrepareSent(0, 1, first), proposal)
+    for author in ("r0", "r1", "r3"):
+        say(author, COMMIT, CommitSent(0, 1, first), proposal)
+    invented = say("r1", PRE_PREPARE, PrePrepareSent(1, 1, second, (other,)))
+    prepares = tuple(say(a, PREPARE, PrepareSent(1, 1, second), invented) for a in ("r0", "r2"))
+    change = ViewChangeSent(2, 0, (), (PreparedEntry(1, 1, second, invented, prepares),))
+    changes = tuple(say(author, VIEW_CHANGE, change) for author in names(3))
+    new_view = say("r2", NEW_VIEW, NewViewSent(2, changes, (SlotProposal(1, second),)))
+    for author in ("r0", "r1"):
+        say(author, PREPARE, PrepareSent(2, 1, second), new_view)
+    for author in names(3):
+        say(author, COMMIT, CommitSent(2, 1, second), new_view)
+    found = analyse(log, group_for(4, ByzantineConfig(mode="service")))
+    assert (found.verdict, found.sequence, found.culprits) == ("incomplete", 1, {})
