@@ -254,8 +254,9 @@ class ByzantineFold(SlotFold):
         if event.content.name == OVERALL:
             if event.author not in self._members:
                 raise PeerProtocolError("not_participant", f"{event.author} is no replica")
-            self.deadlines.setdefault(event.author, event)
-            self.store.add(event, None)
+            first = self.deadlines.setdefault(event.author, event)
+            if self.keeps_history or first is event:
+                self.store.add(event, None)
 
     def _on_refused(self, event: LogEvent) -> None:
         if self.keeps_history:

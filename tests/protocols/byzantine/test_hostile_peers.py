@@ -14,7 +14,7 @@ from mabeam.core.author import Author, encode_body
 from mabeam.core.envelope import MAX_EVENT_BYTES, MAX_REFS
 from mabeam.core.errors import InvalidFieldError
 from mabeam.core.identity import KeyPair
-from mabeam.core.kernel_events import CoordinationDecided
+from mabeam.core.kernel_events import CoordinationDecided, DeadlinePassed
 from mabeam.core.machine import Append, LogEvent
 from mabeam.protocols.byzantine import ByzantineConfig
 from mabeam.protocols.byzantine.config import complete, largest_window
@@ -22,7 +22,9 @@ from mabeam.protocols.byzantine.coordinator import ByzantineCoordinator
 from mabeam.protocols.byzantine.digests import MAX_OPERATION_BYTES, batch_digest
 from mabeam.protocols.byzantine.events import (
     COMMIT,
+    DEADLINE_PASSED,
     NEW_VIEW,
+    OVERALL,
     PRE_PREPARE,
     PREPARE,
     REFUSED,
@@ -144,6 +146,14 @@ def test_refusals_of_a_liar() -> None:
         bench.fold("r1", REFUSED, ProposalRefused(0, slot, bytes(32), f"no {slot}"))
     assert bench.machine.store.events() == ()
     assert bench.machine.refusals == {"r1": f"no {MANY - 1}"}
+
+
+def test_overall_deadlines_of_a_liar() -> None:
+    bench = Bench()
+    for number in range(MANY):
+        bench.fold("r1", DEADLINE_PASSED, DeadlinePassed(OVERALL, number))
+    (kept,) = bench.machine.store.events()
+    assert kept.content == DeadlinePassed(OVERALL, 0)
 
 
 BALLOT = ByzantineConfig(proposers="participants", batch_delay_ms=0)
