@@ -24,7 +24,7 @@ from ..errors import LogUnavailableError, PermissionRefusedError
 from .cancellation import cancellation_kept
 from .counters import Counters
 from .frames import publish_frame
-from .header_lines import FastHeaderClient
+from .protocol import RobustClient
 from .server_config import inbox_prefix
 from .subscription import Handler, Subscription
 
@@ -187,7 +187,7 @@ class Connection:
         """Try every server once, in random order."""
         reason = "no server given"
         for url in random.sample(self._servers, len(self._servers)):
-            client = FastHeaderClient()
+            client = RobustClient()
             try:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     with cancellation_kept():
