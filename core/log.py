@@ -11,9 +11,16 @@ from typing import Protocol
 
 import msgspec
 
-from .envelope import Event
+from .envelope import MAX_EVENT_BYTES, Event
 from .hashing import sha256
 from .names import EventClass
+
+MAX_RECORD_BYTES = MAX_EVENT_BYTES + 4096
+"""Bytes a log takes at most as one message: those of a largest event and of its headers. A message
+without headers may use them all, though it can be no event then."""
+
+MAX_SUBJECT_LENGTH = 4096
+"""Characters of the longest subject: a line of the NATS protocol has no more bytes."""
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):

@@ -8,13 +8,16 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from ..envelope import MAX_EVENT_BYTES, Natural, decode_event
+from ..envelope import Natural, decode_event
 from ..errors import PeerProtocolError
 from ..hashing import sha256
 from ..identity import MAX_CERTIFICATE_BYTES
+from ..log import MAX_RECORD_BYTES, MAX_SUBJECT_LENGTH
 from ..names import CoordinationId
 
-MAX_LINE_BYTES = 2 * MAX_EVENT_BYTES
+MAX_LINE_BYTES = 2 * MAX_RECORD_BYTES
+"""A third more than a largest record for base64, and its subject with every byte escaped."""
+
 Hex32 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Registry = Literal["complete", "partial"]
 
@@ -47,12 +50,12 @@ class Header(
 class Entry(
     msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="record", tag_field="line"
 ):
-    """A record as stored; ``wire`` in base64."""
+    """A record as stored, junk included: whatever a log can hold; ``wire`` in base64."""
 
     sequence: Natural
     stored_ns: Natural
-    subject: Annotated[str, msgspec.Meta(max_length=256)]
-    wire: Annotated[bytes, msgspec.Meta(max_length=MAX_EVENT_BYTES)]
+    subject: Annotated[str, msgspec.Meta(max_length=MAX_SUBJECT_LENGTH)]
+    wire: Annotated[bytes, msgspec.Meta(max_length=MAX_RECORD_BYTES)]
     sha256: str = ""
 
 

@@ -6,8 +6,8 @@ import json
 
 import msgspec
 
-from ..envelope import MAX_EVENT_BYTES
 from ..errors import ConfigError, LogUnavailableError
+from ..log import MAX_RECORD_BYTES
 from ..names import (
     EVENT_SUBJECTS,
     FEED_SUBJECTS,
@@ -19,9 +19,6 @@ from .deliveries import ACK_WAIT_S
 from .pipeline import Pipeline
 from .server_config import REQUEST_CONSUMER
 from .wire import CONSUMER_NOT_FOUND_CODE, STREAM_NOT_FOUND_CODE, StreamInfo
-
-HEADER_ALLOWANCE_BYTES = 4096
-"""Room for the headers of a largest event."""
 
 SECOND_NS = 10**9
 PRESENCE_MAX_BYTES = 64 * 1024 * 1024
@@ -47,7 +44,7 @@ def stream_configs(replicas: int = 1, max_bytes: int | None = None) -> list[dict
             "discard": "new",
             "max_age": 0,
             "max_bytes": max_bytes if max_bytes is not None else -1,
-            "max_msg_size": MAX_EVENT_BYTES + HEADER_ALLOWANCE_BYTES,
+            "max_msg_size": MAX_RECORD_BYTES,
             "max_consumers": 4096,
             "duplicate_window": 120 * SECOND_NS,
             "deny_delete": True,

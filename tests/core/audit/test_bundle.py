@@ -33,6 +33,7 @@ from mabeam.core.errors import (
 )
 from mabeam.core.hashing import sha256
 from mabeam.core.identity import KeyPair
+from mabeam.core.log import MAX_RECORD_BYTES, MAX_SUBJECT_LENGTH, Record
 from mabeam.core.names import REGISTRY
 from mabeam.protocols import PROTOCOLS
 
@@ -280,6 +281,42 @@ def test_the_size_is_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     report = verify(PLAIN.ljust(bundle_module.MAX_BUNDLE_BYTES + 1))
     assert first(report).code == "damaged_bundle"
     assert "larger" in first(report).message
+
+
+@pytest.mark.parametrize(
+    ("token", "wire"),
+    [
+        ("x" * 300, b"junk"),
+        ("\0" * (MAX_SUBJECT_LENGTH - 40), b"junk"),
+        ('\ufffd"\\\n', b"junk"),
+        ("x", bytes(MAX_RECORD_BYTES)),
+        ("\0" * (MAX_SUBJECT_LENGTH - 40), bytes(MAX_RECORD_BYTES)),
+    ],
+    ids=["long", "escaped", "strange", "large", "both"],
+)
+async def test_junk_as_large_as_a_log_takes_it_does_not_spoil_a_bundle(
+    token: str, wire: bytes
+) -> None:
+    log = decided()
+    log.store(wire, f"mabeam.v1.evt.c1.pub.{token}.n1.a-1")
+    data = encode_bundle("c1", log.records, log.root.public_key, position=len(log.records))
+    bundle, damage = decode_bundle(data)
+    assert bundle is not None
+    assert (list(bundle.records), damage) == (log.records, [])
+    report = verify(data, log.root.public_key)
+    assert (report.ok, report.complete) == (True, True)
+
+
+@pytest.mark.parametrize(
+    ("subject", "wire"),
+    [("x" * (MAX_SUBJECT_LENGTH + 1), b""), ("x", bytes(MAX_RECORD_BYTES + 1))],
+    ids=["subject", "wire"],
+)
+def test_what_no_log_takes_is_no_record(subject: str, wire: bytes) -> None:
+    data = encode_bundle("c1", [Record(1, 1, subject, wire)], ROOT)
+    bundle, damage = decode_bundle(data)
+    assert bundle is None
+    assert [each.line for each in damage] == [2]
 
 
 def test_a_missing_file_is_not_found(tmp_path: Path) -> None:
