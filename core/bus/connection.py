@@ -103,7 +103,7 @@ class Connection:
             await asyncio.sleep(delay)
             delay = min(2 * delay, 1.0)
         self._connected.set()
-        self._supervisor = asyncio.create_task(self._supervise(self._client))
+        self._supervisor = asyncio.create_task(self._supervise())
 
     @property
     def is_connected(self) -> bool:
@@ -192,10 +192,11 @@ class Connection:
                 async with asyncio.timeout(CONNECT_TIMEOUT_S):
                     with cancellation_kept():
                         await self._log_in(client, url)
+                self._learn(client)
             except asyncio.CancelledError:
                 await _discard(client)
                 raise
-            except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+            except Exception as error:  # the other end may say anything, and be no NATS server
                 await _discard(client)
                 reason = str(error).removeprefix("nats: ") or type(error).__name__
                 if "authorization" in reason.lower():
@@ -203,7 +204,6 @@ class Connection:
                     reason = "the server refuses the key"
                 continue
             self._refused_logins = 0
-            self._learn(client)
             return client
         raise _Unreachable(reason)
 
@@ -263,25 +263,41 @@ class Connection:
             if subscription.subject == subject:
                 subscription.refuse(PermissionRefusedError(f"not permitted to read {subject}"))
 
-    async def _supervise(self, client: Client) -> None:
+    async def _supervise(self) -> None:
+        """Whatever goes wrong here is told, and then costs no more than another connection."""
         while True:
-            await self._watch(client)
-            self._client = None
-            self._connected.clear()
-            _log.info("connection lost", extra={"member": self._member_id})
-            for lost in self.on_lost:
-                lost()
+            try:
+                if self._client is not None:
+                    await self._watch(self._client)
+                await self._replace()
+            except Exception:
+                _log.exception("connection not repaired", extra={"member": self._member_id})
+                self._dead.set()
+                await asyncio.sleep(LONGEST_DELAY_S)
+
+    async def _replace(self) -> None:
+        client, self._client = self._client, None
+        self._connected.clear()
+        _log.info("connection lost", extra={"member": self._member_id})
+        self._tell(self.on_lost)
+        if client is not None:
             await _discard(client)
-            client = await self._connect_again()
-            self.counters.reconnects += 1
-            self._client = client
-            self._dead.clear()
-            for subscription in list(self._subscriptions):
-                with contextlib.suppress(nats.errors.Error, OSError):
-                    await subscription.attach(client)
-            self._connected.set()
-            for connected in self.on_connected:
-                connected()
+        self._client = client = await self._connect_again()
+        self.counters.reconnects += 1
+        self._dead.clear()
+        for subscription in list(self._subscriptions):
+            with contextlib.suppress(nats.errors.Error, OSError):
+                await subscription.attach(client)
+        self._connected.set()
+        self._tell(self.on_connected)
+
+    def _tell(self, listeners: list[Callable[[], None]]) -> None:
+        """Call them all, even if one fails."""
+        for listener in listeners:
+            try:
+                listener()
+            except Exception:
+                _log.exception("listener failed", extra={"member": self._member_id})
 
     async def _connect_again(self) -> Client:
         delay = FIRST_DELAY_S

@@ -6,11 +6,13 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from waiting import wait_until_async
 
+from mabeam.core.bus import connection as connection_module
 from mabeam.core.bus.connection import Connection
 from mabeam.core.bus.jetstream import JetStreamTransport, connect
 from mabeam.core.bus.nkey import encode_user_seed
@@ -167,3 +169,84 @@ class TestPermissions:
         async with asyncio.timeout(1):
             await refused.wait()
         assert isinstance(subscription.refused, PermissionRefusedError)
+
+
+NONSENSE = [
+    b"INFO 5\r\n",
+    b"INFO []\r\n",
+    b"INFO null\r\n",
+    b'INFO {"connect_urls": 5}\r\nPONG\r\n',
+    b"INFO {}\r\n-ERR \xff\r\n",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+    b"\xff\xfe\r\n",
+]
+
+
+@contextlib.asynccontextmanager
+async def _saying(text: bytes, port: int = 0) -> AsyncIterator[str]:
+    """A server that says the same to everybody and hangs up."""
+
+    async def serve(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(text)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", port)
+    try:
+        yield f"nats://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize("text", NONSENSE)
+async def test_what_is_no_server_is_unreachable(text: bytes) -> None:
+    async with _saying(text) as url:
+        with pytest.raises(LogUnavailableError, match="cannot reach the log"):
+            await Connection([url], member_id="coord").open(0.05)
+
+
+async def test_nonsense_at_the_address_of_the_server_does_not_end_the_repair(
+    bus: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transport = await bus.connect("coord")
+    connection, servers = transport.connection, list(transport.connection._servers)
+    attempts = 0
+    connect_once = Connection._connect
+
+    async def counted(self: Connection) -> Any:
+        nonlocal attempts
+        attempts += 1
+        return await connect_once(self)
+
+    monkeypatch.setattr(Connection, "_connect", counted)
+    async with _saying(b"INFO null\r\n") as url:
+        connection._servers[:] = [url]
+        connection.suspect()
+        await wait_until_async(lambda: attempts >= 2)
+    connection._servers[:] = servers
+    assert (await transport.log.append(bus.submission(0))).sequence == 1
+    assert connection.counters.reconnects == 1
+
+
+async def test_a_fault_of_the_supervisor_is_told_and_the_connection_repaired(
+    bus: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(connection_module, "LONGEST_DELAY_S", 0.1)
+    transport = await bus.connect("coord")
+    connection, faults = transport.connection, [ValueError("listener"), KeyError("supervisor")]
+    connect_again = Connection._connect_again
+
+    def fail() -> None:
+        raise faults[0]
+
+    async def fail_once(self: Connection) -> Any:
+        if len(faults) > 1:
+            raise faults.pop()
+        return await connect_again(self)
+
+    connection.on_lost.append(fail)
+    monkeypatch.setattr(Connection, "_connect_again", fail_once)
+    connection.suspect()
+    await wait_until_async(lambda: connection.counters.reconnects == 1)
+    assert (await transport.log.append(bus.submission(0))).sequence == 1
+    told = [str(each.exc_info[1]) for each in caplog.records if each.exc_info]
+    assert told == ["listener", "'supervisor'", "listener"]
