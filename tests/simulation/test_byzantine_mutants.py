@@ -131,9 +131,9 @@ HUNTS = (
             ),
             Mutant(
                 "fold",
-                Coordination._fold,
-                "header.epoch != self.epoch and (",
-                "header.epoch != self.epoch and not self.epoch and (",
+                Coordination._is_of_epoch,
+                "return epoch == self.epoch or",
+                "return bool(self.epoch) or epoch == self.epoch or",
             ),
         ),
         "message_mutation",
