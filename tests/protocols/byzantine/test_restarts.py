@@ -27,8 +27,7 @@ from mabeam.protocols.byzantine.events import (
     ViewChangeSent,
 )
 from mabeam.protocols.byzantine.replica import ByzantineReplica
-
-from .network import COORDINATION, OPENED, context_for, log_event
+from tests.protocols.byzantine.network import COORDINATION, OPENED, context_for, log_event
 
 
 class Log:
