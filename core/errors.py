@@ -55,7 +55,7 @@ class InvalidFieldError(ConfigError):
     def __init__(self, field: str, bound: str, value: object) -> None:
         super().__init__(
             f"{field} is {value!r}; it must be {bound}",
-            hint=f"Give {field} a value that is {bound}, or leave it out.",
+            hint="The parameters and their bounds stand in docs/protocols/, one page a protocol.",
         )
         self.details: dict[str, Any] = {"field": field, "bound": bound, "value": repr(value)[:256]}
 

@@ -286,7 +286,7 @@ def _tolerance_words(label: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _proposal(config: dict[str, Any]) -> str:
-    if "proposal" not in config:
+    if config.get("proposal") is None:
         return ""
     text = json.dumps(config["proposal"], ensure_ascii=False)
     return f": {text if len(text) <= 200 else text[:197] + '...'}"

@@ -171,7 +171,15 @@ def _why(
         return "silent: it proposed nothing in time"
     if _is_refused(machine):
         return f"refused: the agents of {', '.join(sorted(refused))} would not vote for it"
+    if proposals and all(_is_executed(machine, event, view) for event in proposals):
+        return "silent: what it proposed was executed, but a request waited in vain to be proposed"
     return "slow: it proposed, but not everything was executed in time"
+
+
+def _is_executed(machine: ByzantineFold, proposal: LogEvent, view: int) -> bool:
+    """Whether a proposal was committed in the view in which it was made."""
+    decision = machine.executor.decisions.get(proposal.content.sequence)
+    return decision is not None and decision.view == view
 
 
 def _is_refused(machine: ByzantineFold) -> bool:

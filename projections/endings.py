@@ -31,7 +31,7 @@ outcome = Table(
     text("type", "Type of the terminal event."),
     text("protocol", "Protocol name.", nullable=True),
     text("result", "success, no_result, error or cancelled."),
-    text("decision", "What was decided.", nullable=True),
+    text("decision", "What was decided; the result where that is no choice.", nullable=True),
     json_text("outcome", "The outcome, the failure or the reason, in full."),
     json_text("tolerance", "What the run could tolerate and assumed.", nullable=True),
     integer("inputs_upto", "Sequence of the event that fixed the result.", nullable=True),
@@ -87,7 +87,7 @@ def ending_columns(terminal: LogEvent | None) -> Row:
 
 
 def _decision(stated: dict[str, Any]) -> str | None:
-    decision = stated.get("decision")
+    decision = stated.get("decision", stated.get("result"))
     return clean_text(decision) if isinstance(decision, str) else None
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import msgspec
 import pytest
 import source_tree
 from waiting import wait_until
@@ -24,6 +25,7 @@ from waiting import wait_until
 from mabeam.infra.cli.main import mabeam
 from mabeam.infra.health_address import ask, read_health_address
 from mabeam.infra.home import Home
+from mabeam.protocols import PROTOCOLS
 
 DOCUMENTS = [path for path in source_tree.files(".md") if path.parts[0] in ("README.md", "docs")]
 WALKED_THROUGH = (Path("README.md"), Path("docs/start.md"))
@@ -244,3 +246,25 @@ def test_every_public_name_can_be_imported() -> None:
     assert all(getattr(package, name).__name__ == name for name in package.__all__)
     with pytest.raises(AttributeError):
         getattr(package, "Nothing")  # noqa: B009
+
+
+@pytest.mark.parametrize(
+    ("page", "protocol"),
+    [("simple_consensus", "simple_consensus"), ("byzantine", "byzantine_consensus")],
+)
+def test_every_parameter_and_its_default_stands_in_the_table(page: str, protocol: str) -> None:
+    text = source_tree.text(Path("docs/protocols") / f"{page}.md")
+    _, _, section = text.partition("## Parameters\n")
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", section.partition("\n## ")[0], re.MULTILINE)
+    fields = msgspec.structs.fields(PROTOCOLS[protocol].config_type)
+    assert rows == [(field.name, _default(field)) for field in fields]
+
+
+def _default(field: msgspec.structs.FieldInfo) -> str:
+    if field.required:
+        return "required"
+    default = field.default
+    if default is msgspec.NODEFAULT:
+        assert field.default_factory is not msgspec.NODEFAULT
+        default = field.default_factory()
+    return "unset" if default is msgspec.UNSET else f"`{msgspec.json.encode(default).decode()}`"

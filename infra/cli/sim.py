@@ -150,9 +150,13 @@ def draw_cases(
     """One case per seed; ``all`` takes the adversaries, and none, in turn."""
     everybody = ["", *adversaries_against(protocol)]
     turn = everybody if adversary == EVERYBODY else [adversary.replace(NOBODY, "")]
-    for name in turn:
-        if name:
-            adversary_class(name)
+    for name in filter(None, turn):
+        adversary_class(name)
+        if name not in everybody:
+            raise UsageError(
+                f"{name!r} does not attack {protocol}",
+                hint=f"These do: {', '.join(everybody[1:])}.",
+            )
     for seed in seeds:
         yield Case(protocol, seed, turn[seed % len(turn)], replicas, operator)
 

@@ -26,10 +26,12 @@ from mabeam.protocols.byzantine.events import (
     OVERALL,
     PRE_PREPARE,
     REFUSED,
+    REQUEST,
     VIEW_CHANGE,
     CommitSent,
     PrePrepareSent,
     ProposalRefused,
+    RequestSubmitted,
     ViewChangeSent,
 )
 from mabeam.protocols.byzantine.fold import ByzantineFold
@@ -201,6 +203,17 @@ def test_a_primary_that_never_starts_its_view() -> None:
     assert views[1].why == "silent: it sent no NEW-VIEW in time"
     assert not views[1].started
     assert views[2].started
+
+
+def test_a_primary_that_falls_silent_after_some_slots_is_not_called_slow() -> None:
+    log = ReplicaLog(mode="service", batch_delay_ms=0)
+    log.append("client", REQUEST, RequestSubmitted(1, "first"), "pub")
+    log.act()
+    log.append("client", REQUEST, RequestSubmitted(2, "second"), "pub")
+    log.time_out("r1", "r2", "r3")
+    first, *_ = story(log).views
+    assert first.slots == 1
+    assert first.why.startswith("silent: what it proposed was executed")
 
 
 def test_slow_and_equivocating_primaries() -> None:

@@ -49,3 +49,10 @@ def test_unknown_names_are_usage_errors(
 ) -> None:
     assert run(["sim", "run", *wrong]) == 2
     assert "hint: Known: " in capsys.readouterr().err
+
+
+def test_an_adversary_of_another_protocol_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["sim", "run", "--protocol", "simple_consensus", "--adversary", "liar"]) == 2
+    said = capsys.readouterr().err
+    assert "'liar' does not attack simple_consensus" in said
+    assert "forger" in said
