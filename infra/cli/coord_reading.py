@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,7 +172,11 @@ def export(
         print_json({"coordination": coordination, "file": str(target), "bytes": len(data)})
     else:
         click.echo(f"{target}: {len(data)} bytes")
-        click.echo(f"verify with: mabeam audit verify --bundle {target} --root-key root.pub")
+        files = shlex.join(
+            ["--bundle", str(target), "--root-key", str(wiring.home.root_public_path)]
+        )
+        click.echo(f"verify with: mabeam audit verify {files}")
+        click.echo("root.pub is the only other file that whoever verifies it needs")
 
 
 def recorded(invocation: Invocation, coordination: str) -> list[Record]:

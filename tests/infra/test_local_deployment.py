@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
@@ -148,7 +149,10 @@ def test_a_bundle_verifies_alone_and_a_flipped_byte_is_found(
     tmp_path: Path,
 ) -> None:
     bundle = tmp_path / "c-1.bundle"
-    assert mabeam("coord", "export", "c-1", "--out", str(bundle)).code == 0
+    exported = mabeam("coord", "export", "c-1", "--out", str(bundle))
+    assert exported.code == 0
+    advice = exported.out.partition("verify with: mabeam ")[2].splitlines()[0]
+    assert command(*shlex.split(advice)).out.startswith("clean: ")
     root = deployment.home.root_public_key().hex()
     verify = ("audit", "verify", "--root-key", root, "--json", "--bundle")
     assert command(*verify, str(bundle)).code == 0
