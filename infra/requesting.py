@@ -16,6 +16,9 @@ from ..core.errors import UsageError
 from ..core.kernel_events import Invitee
 from ..core.names import check_id
 
+_JSON_BEGINS = ("{", "[", '"')
+_SHOWN = 24
+
 
 def participants_of(texts: Iterable[str]) -> list[Invitee]:
     """Invitees from ``a,b,c`` and ``a=WEIGHT`` (micro-units), in the order given.
@@ -48,7 +51,7 @@ def _weight(id: str, text: str) -> int:
 def parameters_of(file: str | None, assignments: Iterable[str]) -> dict[str, Any]:
     """Protocol parameters from a JSON file (``-`` for standard input) and ``name=value`` texts.
 
-    Values are JSON, or plain text where they are not.
+    Values are JSON, or plain text where they do not begin like JSON.
 
     Raises:
         UsageError: not JSON, not an object, or an assignment without ``=``.
@@ -62,33 +65,54 @@ def parameters_of(file: str | None, assignments: Iterable[str]) -> dict[str, Any
     return parameters
 
 
-def operation_of(text: str) -> Any:
-    """The operation a person typed: JSON, or plain text where it is not; ``-`` for standard input.
+def operation_of(text: str, *, is_text: bool = False) -> Any:
+    """The operation a person typed, see :func:`json_or_text`; ``-`` for standard input.
+
+    Args:
+        text: what was typed.
+        is_text: take it literally, whatever it looks like.
 
     Raises:
-        UsageError: standard input is no text, or no event can hold the value.
+        UsageError: standard input is no text, no event can hold the value, or it is broken JSON.
     """
-    if text != "-":
-        return json_or_text(text)
     try:
-        return json_or_text(sys.stdin.read().removesuffix("\n"))
+        given = text if text != "-" else sys.stdin.read().removesuffix("\n")
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot read the operation from standard input: {error}") from None
+    return _checked(given) if is_text else json_or_text(given, "give --text")
 
 
-def json_or_text(text: str) -> Any:
-    """The JSON value of a text, or the text itself.
+def json_or_text(text: str, otherwise: str = "write it as JSON, in quotes") -> Any:
+    """The JSON value of a text, or the text itself if it does not begin like JSON.
+
+    Args:
+        text: what a person typed.
+        otherwise: how to say that a text which begins like JSON is meant literally, for the hint.
 
     Raises:
-        UsageError: no event can hold the value.
+        UsageError: no event can hold the value, or it begins with ``{``, ``[`` or ``"`` and is no
+            JSON: whoever typed that did not mean it as text.
     """
     try:
         value = json.loads(text)
-    except ValueError:
+    except json.JSONDecodeError as error:
+        if text.lstrip().startswith(_JSON_BEGINS):
+            raise _broken(error, otherwise) from None
+        value = text
+    except ValueError:  # an integer of thousands of digits
         value = text
     except RecursionError:
         raise _too_deep() from None
     return _checked(value)
+
+
+def _broken(error: json.JSONDecodeError, otherwise: str) -> UsageError:
+    rest = error.doc[error.pos :]
+    where = f"before {rest[:_SHOWN]!r}" if rest.strip() else "at its end"
+    return UsageError(
+        f"broken JSON at line {error.lineno}, column {error.colno}, {where}: {error.msg}",
+        hint=f"Mend it; if it is meant as plain text, {otherwise}.",
+    )
 
 
 def _checked(value: Any) -> Any:

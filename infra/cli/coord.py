@@ -75,8 +75,8 @@ def start(
 ) -> None:
     """Ask for a coordination: mabeam coord start simple_consensus -p a,b,c -s proposal=merge
 
-    Parameter values are JSON, or plain text where they are not. Ends with 1 if the coordination
-    fails, and prints the failure.
+    Parameter values are JSON, or plain text where they do not begin like JSON. Ends with 1 if the
+    coordination fails, and prints the failure.
     """
     from ...core.errors import UsageError
     from ...core.kernel_events import CapabilityQuery

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("coordination")
 @click.argument("operation")
+@click.option(
+    "--text", "is_text", is_flag=True, help="OPERATION is text, even if it looks like JSON."
+)
 @click.option("--wait/--no-wait", default=True, show_default=True, help="Wait until it executed.")
 @as_id
 @as_json
@@ -25,14 +28,18 @@ def submit(
     invocation: Invocation,
     coordination: str,
     operation: str,
+    is_text: bool,
     wait: bool,
     as_id: str | None,
     as_json: bool,
 ) -> None:
     """Submit OPERATION (JSON, or plain text) to the service COORDINATION of Byzantine replicas.
 
-    With - as OPERATION it is read from standard input. The replicas order it among all others; that
-    it executed is concluded here from their commit certificates, not from anybody's answer.
+    What begins with {, [ or a double quote and is no JSON is refused, unless --text is given.
+    With - as OPERATION it is read from standard input.
+
+    The replicas order it among all others; that it executed is concluded here from their commit
+    certificates, not from anybody's answer.
     """
     from ...core.client import Effect
     from ...core.errors import UsageError
@@ -40,7 +47,7 @@ def submit(
     from ...protocols.byzantine.events import REQUEST, RequestSubmitted
     from ..requesting import operation_of
 
-    value = operation_of(operation)
+    value = operation_of(operation, is_text=is_text)
 
     def body(number: int) -> RequestSubmitted:
         return RequestSubmitted(number, value)

@@ -69,6 +69,26 @@ def test_values_are_json_or_text(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("{bad json", r"line 1, column 2, before 'bad json': Expecting property name"),
+        ('{"deposit": 5', "line 1, column 14, at its end: Expecting ',' delimiter"),
+        (' [1, 2,, 3, "and so on for long"]', "column 8, before ', 3, "),
+        ('{"a": 1}\n{"a": 2}', r"line 2, column 1, before '{\"a\": 2}': Extra data"),
+        ('"half a text', "column 1"),
+        ("{'deposit': 5}", "double quotes"),
+    ],
+)
+def test_broken_json_is_refused_unless_it_is_meant_as_text(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said) as refused:
+        operation_of(text)
+    assert refused.value.hint.endswith("give --text.")
+    with pytest.raises(UsageError, match=said):
+        parameters_of(None, [f"proposal={text}"])
+    assert operation_of(text, is_text=True) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
         ("NaN", "not finite"),
         ("-Infinity", "not finite"),
         ('{"deposit": [1e400]}', "not finite"),
