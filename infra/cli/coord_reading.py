@@ -14,7 +14,7 @@ from .invocation import Invocation, as_id, as_json, pass_invocation, plain, prin
 if TYPE_CHECKING:
     from ...core.bus.jetstream import JetStreamTransport
     from ...core.client import Client
-    from ...core.log import Record
+    from ...core.log import EventLog, Record
 
 
 @click.command()
@@ -51,8 +51,12 @@ def show(invocation: Invocation, coordination: str, as_json: bool) -> None:
 @pass_invocation
 def watch(invocation: Invocation, coordination: str, as_id: str | None, as_json: bool) -> None:
     """Follow COORDINATION until it ends, one line an event."""
+    from ...core.names import check_id
+
+    check_id(coordination, "coordination id")
 
     async def work(client: Client) -> None:
+        await _stored(client.transport.log, coordination)
         async for step in client.watch(coordination):
             event = step.event
             line = {
@@ -185,22 +189,33 @@ def recorded(invocation: Invocation, coordination: str) -> list[Record]:
     Raises:
         NotFoundError: the log holds none of that coordination.
     """
-    from ...core.errors import NotFoundError
     from ...core.names import REGISTRY, check_id
 
     check_id(coordination, "coordination id")
 
     async def work(transport: JetStreamTransport) -> list[Record]:
-        records = await transport.log.read(coordination)
-        if not records:
-            raise NotFoundError(
-                f"there is no coordination {coordination!r}", hint="See 'mabeam coord ls'."
-            )
+        records = await _stored(transport.log, coordination)
         return sorted(
             (*await transport.log.read(REGISTRY), *records), key=lambda record: record.sequence
         )
 
     return invocation.with_transport(None, work)
+
+
+async def _stored(log: EventLog, coordination: str) -> list[Record]:
+    """Records of a coordination.
+
+    Raises:
+        NotFoundError: the log holds none.
+    """
+    from ...core.errors import NotFoundError
+
+    records = await log.read(coordination)
+    if not records:
+        raise NotFoundError(
+            f"there is no coordination {coordination!r}", hint="See 'mabeam coord ls'."
+        )
+    return records
 
 
 def _safe(line: str) -> str:
