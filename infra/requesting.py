@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,11 @@ def parameters_of(file: str | None, assignments: Iterable[str]) -> dict[str, Any
             raise UsageError(f"{text!r} is not of the form NAME=VALUE")
         parameters[name] = json_or_text(value)
     return parameters
+
+
+def is_service(protocol: str, parameters: Mapping[str, Any]) -> bool:
+    """Whether a request is one for a service of replicas, which runs until somebody ends it."""
+    return protocol == "byzantine_consensus" and parameters.get("mode") == "service"
 
 
 def operation_of(text: str, *, is_text: bool = False) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ...core.bus.jetstream import JetStreamTransport
     from ...core.client import Client, Decision
     from ...core.coordination import Coordination
+    from ...core.machine import LogEvent
 
 ORDERINGS = ("log", "bft")
 FAULT_TOLERANCES = ("low_fault", "medium_fault", "high_fault", "any_fault")
@@ -77,10 +78,14 @@ def start(
 
     Parameter values are JSON, or plain text where they do not begin like JSON. Ends with 1 if the
     coordination fails, and prints the failure.
+
+    A service (-s mode=service) has no outcome to wait for: the command ends with 0 as soon as it is
+    open. Participants that are admitted but not registered yet are given a moment to start.
     """
     from ...core.errors import UsageError
     from ...core.kernel_events import CapabilityQuery
-    from ..requesting import parameters_of, participants_of
+    from ..requesting import is_service, parameters_of, participants_of
+    from .coord_waiting import Waiting, until_registered
 
     if bool(participants) == bool(capability):
         raise UsageError(
@@ -92,33 +97,50 @@ def start(
     parameters = parameters_of(config_file, assignments)
     given = {name: value for name, value in options.items() if value not in (None, ())}
 
-    async def work(client: Client) -> tuple[str, Decision | None]:
-        name = await client.request(
-            protocol, parameters, invitees, query=query, coordination=id, **given
-        )
-        if not as_json and sys.stderr.isatty():
-            click.echo(f"asked for {name}", err=True)
-        return name, await client.result(name) if wait else None
+    name = id or secrets.token_hex(16)
 
-    name, decision = invocation.with_client(as_id, work)
-    if as_json:
-        print_json(_document(name, decision))
-    elif decision is None:
-        click.echo(name)
+    async def work(client: Client) -> Decision | LogEvent | None:
+        await until_registered(client, [each.agent_id for each in invitees])
+        waiting = Waiting(client, name, "be decided")
+        async with waiting.speaking():
+            waiting.signs(f"the request of {client.author.id}")
+            await client.request(
+                protocol, parameters, invitees, query=query, coordination=name, **given
+            )
+            waiting.stored()
+            if not wait:
+                return None
+            if id is None:
+                click.echo(f"asked for {name}", err=True)
+            if is_service(protocol, parameters):
+                return await client.until(name, lambda fold: fold.opened)
+            return await client.result(name)
+
+    _print_answer(name, invocation.with_client(as_id, work), as_json)
+
+
+def _print_answer(name: str, answer: Decision | LogEvent | None, as_json: bool) -> None:
+    """The decision, the opening of a service, or just the name of what was asked for."""
+    from ...core.client import Decision
+
+    if isinstance(answer, Decision):
+        outcome, opened = answer.outcome, answer.opened
+        text = f"{name}: {outcome.get('decision', outcome.get('result'))}"
+        document = {
+            "coordination": name,
+            "outcome": outcome,
+            "opened_sequence": opened.sequence,
+            "terminal_sequence": answer.terminal.sequence,
+        }
+    elif answer is not None:
+        text = f"{name}: open"
+        document = {"coordination": name, "opened_sequence": answer.sequence}
     else:
-        outcome = decision.outcome
-        click.echo(f"{name}: {outcome.get('decision', outcome.get('result'))}")
-
-
-def _document(name: str, decision: Decision | None) -> dict[str, Any]:
-    if decision is None:
-        return {"coordination": name}
-    return {
-        "coordination": name,
-        "outcome": decision.outcome,
-        "opened_sequence": decision.opened.sequence,
-        "terminal_sequence": decision.terminal.sequence,
-    }
+        text, document = name, {"coordination": name}
+    if as_json:
+        print_json(document)
+    else:
+        click.echo(text)
 
 
 @coord_command.command()

@@ -39,34 +39,40 @@ def submit(
     With - as OPERATION it is read from standard input.
 
     The replicas order it among all others; that it executed is concluded here from their commit
-    certificates, not from anybody's answer.
+    certificates, not from anybody's answer. Interrupted, the command says what may still execute.
     """
     from ...core.client import Effect
     from ...core.errors import UsageError
     from ...protocols.byzantine import ByzantineFold
     from ...protocols.byzantine.events import REQUEST, RequestSubmitted
     from ..requesting import operation_of
+    from .coord_waiting import Waiting
 
     value = operation_of(operation, is_text=is_text)
 
-    def body(number: int) -> RequestSubmitted:
-        return RequestSubmitted(number, value)
-
-    def executed(fold: Coordination, request_id: bytes) -> Executed | None:
-        machine = fold.machine
-        return machine.slot_of(request_id) if isinstance(machine, ByzantineFold) else None
-
     async def work(client: Client) -> Effect[Executed | None]:
-        machine = (await client.read(coordination)).machine
-        if not isinstance(machine, ByzantineFold) or machine.config.mode != "service":
-            raise UsageError(
-                f"{coordination!r} is no service of replicas",
-                hint="Start one: mabeam coord start byzantine_consensus -s mode=service -p …",
-            )
-        if wait:
-            return await client.execute(coordination, REQUEST, body, executed)
-        name = (await client.latest(coordination)).id
-        return Effect(name, await client.submit(name, REQUEST, body), None)
+        waiting = Waiting(client, coordination, "execute")
+
+        def body(number: int) -> RequestSubmitted:
+            waiting.signs(f"request {number} of {client.author.id}")
+            return RequestSubmitted(number, value)
+
+        def executed(fold: Coordination, request_id: bytes) -> Executed | None:
+            waiting.stored(fold)
+            machine = fold.machine
+            return machine.slot_of(request_id) if isinstance(machine, ByzantineFold) else None
+
+        async with waiting.speaking():
+            machine = (await client.read(coordination)).machine
+            if not isinstance(machine, ByzantineFold) or machine.config.mode != "service":
+                raise UsageError(
+                    f"{coordination!r} is no service of replicas",
+                    hint="Start one: mabeam coord start byzantine_consensus -s mode=service -p …",
+                )
+            if wait:
+                return await client.execute(coordination, REQUEST, body, executed)
+            name = (await client.latest(coordination)).id
+            return Effect(name, await client.submit(name, REQUEST, body), None)
 
     done = invocation.with_client(as_id, work)
     slot = done.result.sequence if done.result else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import cached_property, partial
@@ -92,11 +93,18 @@ class Invocation:
         return asyncio.run(connected())
 
     def with_client(self, id: str | None, work: Callable[[Client], Awaitable[Result]]) -> Result:
-        """Do something as a client (the home's first, unless an id is given)."""
+        """Do something as a client (the home's first, unless an id is given).
+
+        SIGTERM, which ``timeout`` sends, interrupts it like Ctrl-C: what was signed may take effect
+        later, and the work may have to say so.
+        """
 
         async def connected() -> Result:
             from ..wiring import client_id
 
+            task = asyncio.current_task()
+            assert task is not None
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
             wiring = self.wiring(client_id(self.home, id))
             transport = await wiring.connect()
             try:
@@ -106,7 +114,10 @@ class Invocation:
             finally:
                 await transport.close()
 
-        return asyncio.run(connected())
+        try:
+            return asyncio.run(connected())
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
 
     @property
     def database_url(self) -> str:
