@@ -115,9 +115,9 @@ class LocalDeployment:
 
     def admit_many(self, applicants: Sequence[Applicant]) -> list[Member]:
         """Admit several ids in one step."""
-        members = self.operate(lambda transport: admit(self.home, transport, applicants))
+        admissions = self.operate(lambda transport: admit(self.home, transport, applicants))
         self.reload_server()
-        return members
+        return [each.member for each in admissions]
 
     def rotate(self, id: str) -> Member:
         """Replace the keys of an id; its daemon must be started again."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import msgspec
 
@@ -18,6 +19,7 @@ from ..core.author import Author
 from ..core.bus.jetstream import JetStreamTransport
 from ..core.errors import (
     LogUnavailableError,
+    MabeamError,
     NotFoundError,
     SequenceConflictError,
     UsageError,
@@ -44,6 +46,12 @@ _ATTEMPTS = 20
 _STEP = 200
 
 
+class VoidKeyError(MabeamError):
+    """A key that was revoked or rotated away does not come back."""
+
+    code = "void_key"
+
+
 class Applicant(msgspec.Struct, frozen=True):
     """Somebody to be admitted.
 
@@ -53,8 +61,8 @@ class Applicant(msgspec.Struct, frozen=True):
         node: node token of its subjects; empty for the deployment's default.
         controller: the owner; several ids may share one.
         sponsor: the id that vouches for it.
-        event_key, nkey: public keys made elsewhere; by default those of the key file here, which is
-            created when missing.
+        event_key, nkey: public keys made elsewhere; by default those of the key file here, else
+            those in force, else new ones in a new key file.
     """
 
     id: AgentId
@@ -64,6 +72,13 @@ class Applicant(msgspec.Struct, frozen=True):
     sponsor: AgentId = ROOT_AUTHOR
     event_key: bytes = b""
     nkey: str = ""
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """An admitted member, and whether anything changed by admitting it."""
+
+    member: Member
+    changed: bool
 
 
 @contextmanager
@@ -89,7 +104,9 @@ def enrol(home: Home, applicant: Applicant, *, serial: int = 1) -> Member:
     return member
 
 
-async def admit(home: Home, transport: Transport, applicants: Sequence[Applicant]) -> list[Member]:
+async def admit(
+    home: Home, transport: Transport, applicants: Sequence[Applicant], *, new_keys: bool = False
+) -> list[Admission]:
     """Make ids known: keys, certificates, public files and ``agent.admitted`` events.
 
     The server's configuration is regenerated; have the server read it again before they connect.
@@ -97,20 +114,107 @@ async def admit(home: Home, transport: Transport, applicants: Sequence[Applicant
     Args:
         home: the operator's directory.
         transport: the operator's connection.
-        applicants: who; an id already admitted is admitted anew with these roles.
+        applicants: who; an id already admitted is admitted anew if something differs.
+        new_keys: put void keys here aside and make new ones.
+
+    Raises:
+        VoidKeyError: a key was revoked or rotated away; nobody was admitted.
+        UsageError: new keys for an id that has one in force.
     """
     with exclusive(home):
         registrar = Registrar(home, transport)
         await registrar.load()
-        members = [
-            enrol(home, applicant, serial=registrar.next_serial(applicant.id))
-            for applicant in applicants
-        ]
+        keyring = registrar.keyring
+        void = _void_keys(keyring)
+        if new_keys:
+            for each in applicants:
+                _put_void_keys_aside(home, each.id, keyring, void)
+        applicants = [_with_known_keys(home, each, keyring) for each in applicants]
+        for each in applicants:
+            _check_not_void(each, void)
+        admissions = []
+        for each in applicants:
+            member = _admitted_already(home, each, keyring)
+            serial = registrar.next_serial(each.id)
+            admissions.append(Admission(member or enrol(home, each, serial=serial), member is None))
         await registrar.append(
-            [("agent.admitted", AgentAdmitted(member.certificate)) for member in members]
+            [
+                ("agent.admitted", AgentAdmitted(each.member.certificate))
+                for each in admissions
+                if each.changed
+            ]
         )
         home.write_server_config()
-    return members
+    return admissions
+
+
+def _void_keys(keyring: Keyring) -> set[bytes | str]:
+    """Event keys and connection keys of any id that counted once and count no more."""
+    entries = [entry for id in keyring.ids() for entry in keyring.history(id)]
+    ended = (entry.certificate for entry in entries if entry.until is not None)
+    in_force = (entry.certificate for entry in entries if entry.until is None)
+    return _keys_of(ended) - _keys_of(in_force)
+
+
+def _keys_of(holders: Iterable[Certificate | Applicant]) -> set[bytes | str]:
+    return {key for each in holders for key in (each.event_key, each.nkey)}
+
+
+def _put_void_keys_aside(home: Home, id: str, keyring: Keyring, void: set[bytes | str]) -> None:
+    """Make room for new keys and a new journal, unless the keys here never counted."""
+    if keyring.current(id) is not None:
+        raise UsageError(f"{id!r} has a key in force", hint=f"Run 'mabeam key rotate {id}'.")
+    if home.key_path(id).exists():
+        old = home.secrets(id).key_pair()
+        if old.public_key in void:
+            _put_aside(home.journal_path(id), old)
+            _put_aside(home.key_path(id), old)
+
+
+def _put_aside(path: Path, old: KeyPair) -> None:
+    if path.exists():
+        path.rename(path.with_suffix(f".{old.key_id.hex()}"))
+
+
+def _with_known_keys(home: Home, applicant: Applicant, keyring: Keyring) -> Applicant:
+    """The applicant with the keys it has, if it has some."""
+    if applicant.event_key:
+        return applicant
+    if home.key_path(applicant.id).exists():
+        return _with_keys(applicant, home.secrets(applicant.id))
+    entry = keyring.current(applicant.id)
+    if entry is None:
+        return applicant
+    known = entry.certificate
+    return msgspec.structs.replace(applicant, event_key=known.event_key, nkey=known.nkey)
+
+
+def _check_not_void(applicant: Applicant, void: set[bytes | str]) -> None:
+    if void.isdisjoint(_keys_of([applicant])):
+        return
+    raise VoidKeyError(
+        f"the key of {applicant.id!r} was revoked or rotated away; it is not admitted again",
+        hint=f"Make new keys with 'mabeam key admit {applicant.id} --new-key', or where the old "
+        "ones were made, or admit another id.",
+    )
+
+
+def _admitted_already(home: Home, applicant: Applicant, keyring: Keyring) -> Member | None:
+    """The member, if admitting the applicant would change nothing."""
+    entry = keyring.current(applicant.id)
+    if entry is None or not home.member_path(applicant.id).exists():
+        return None
+    member, known = home.member(applicant.id), entry.certificate
+    same = (
+        (applicant.event_key, applicant.nkey) == (known.event_key, known.nkey)
+        and set(applicant.roles) == set(known.roles)
+        and (applicant.controller, applicant.sponsor) == (known.controller, known.sponsor)
+        and (applicant.node or home.config().node) == member.node
+        and member.certificate == entry.certificate_wire
+        and not member.revoked
+        and time.time_ns() < known.not_after_ns
+    )
+    return member if same else None
 
 
 async def announce(home: Home, transport: Transport) -> list[str]:
@@ -153,24 +257,25 @@ async def rotate(home: Home, transport: Transport, id: str) -> Member:
         await registrar.append([("agent.key_rotated", AgentKeyRotated(renewed.certificate))])
         scratch.replace(home.key_path(id))
         home.write_member(renewed)
-        journal = home.journal_path(id)
-        if journal.exists():
-            journal.rename(journal.with_suffix(f".{old.key_pair().key_id.hex()}"))
+        _put_aside(home.journal_path(id), old.key_pair())
         home.write_server_config()
     return renewed
 
 
-async def revoke(home: Home, transport: Transport, id: str, reason: str = "") -> None:
-    """Void all keys of an id and take its right to connect."""
+async def revoke(home: Home, transport: Transport, id: str, reason: str = "") -> bool:
+    """Void all keys of an id and take its right to connect; ``False`` if it was revoked already."""
     with exclusive(home):
         registrar = Registrar(home, transport)
         await registrar.load()
         if not registrar.keyring.history(check_id(id)):
             raise NotFoundError(f"{id!r} was never admitted", hint="See 'mabeam agent ls'.")
-        await registrar.append([("agent.revoked", AgentRevoked(id, reason))])
+        in_force = registrar.keyring.current(id) is not None
+        if in_force:
+            await registrar.append([("agent.revoked", AgentRevoked(id, reason))])
         if home.member_path(id).exists():
             home.write_member(msgspec.structs.replace(home.member(id), revoked=True))
         home.write_server_config()
+    return in_force
 
 
 class Registrar:
@@ -270,7 +375,8 @@ def _applicant(member: Member, keyring: Keyring) -> Applicant:
     entry = keyring.current(member.id)
     if entry is None:
         raise NotFoundError(
-            f"{member.id!r} has no key in force", hint=f"Run 'mabeam key admit {member.id}'."
+            f"{member.id!r} has no key in force",
+            hint=f"Run 'mabeam key admit {member.id} --new-key'.",
         )
     certificate = entry.certificate
     return Applicant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from ...core.bus.jetstream import JetStreamTransport
     from ...core.identity import Secrets
     from ..home import Member
+    from ..membership import Admission
 
 ROLES = ("agent", "coordinator", "client", "projector", "operator")
 
@@ -80,6 +82,7 @@ def show(invocation: Invocation, id: str, as_json: bool) -> None:
 @click.option("--controller", default="ops", show_default=True, help="Its owner.")
 @click.option("--event-key", help="Public event key made elsewhere, 64 hex digits.")
 @click.option("--nkey", help="Public connection key made elsewhere, U….")
+@click.option("--new-key", is_flag=True, help="Make new keys for an id whose keys are void.")
 @as_json
 @pass_invocation
 def admit(
@@ -90,33 +93,40 @@ def admit(
     controller: str,
     event_key: str | None,
     nkey: str | None,
+    new_key: bool,
     as_json: bool,
 ) -> None:
-    """Admit every ID: keys (unless there are some), certificate, registry event, server users."""
+    """Admit every ID: keys (unless there are some), certificate, registry event, server users.
+
+    Who is admitted with the same keys, roles, node and controller stays as it is.
+    """
     from ...core.errors import UsageError
-    from ..key_material import read_public_key
     from ..membership import Applicant, admit
 
     if (event_key is None) != (nkey is None):
         raise UsageError("--event-key and --nkey belong together")
     if event_key is not None and len(ids) > 1:
         raise UsageError("public keys belong to one id only")
-    public = {"event_key": read_public_key(event_key), "nkey": nkey} if event_key else {}
-    applicants = [
-        Applicant(id, roles, node, controller, **public)  # type: ignore[arg-type]
-        for id in ids
-    ]
+    if event_key is not None and new_key:
+        raise UsageError("give the public keys of an id, or have new keys made, not both")
+    public = _given_keys(event_key, nkey) if event_key is not None and nkey is not None else {}
+    applicants = [Applicant(id, roles, node, controller, **public) for id in ids]
 
-    async def work(transport: JetStreamTransport) -> list[Member]:
-        return await admit(invocation.home, transport, applicants)
+    async def work(transport: JetStreamTransport) -> list[Admission]:
+        return await admit(invocation.home, transport, applicants, new_keys=new_key)
 
-    _operate(invocation, work)
+    admissions: list[Admission] = _operate(invocation, work)
     reloaded = _reload(invocation)
+    changed = [each.member.id for each in admissions if each.changed]
+    unchanged = [each.member.id for each in admissions if not each.changed]
     if as_json:
-        print_json({"admitted": list(ids), "server_reloaded": reloaded})
+        print_json({"admitted": changed, "unchanged": unchanged, "server_reloaded": reloaded})
         return
-    click.echo(f"admitted {', '.join(ids)} as {', '.join(roles)}")
-    _advise(invocation, reloaded)
+    for id in unchanged:
+        click.echo(f"{id} is admitted already as {', '.join(roles)}")
+    if changed:
+        click.echo(f"admitted {', '.join(changed)} as {', '.join(roles)}")
+        _advise(invocation, reloaded)
 
 
 @key_command.command()
@@ -148,23 +158,26 @@ def revoke(invocation: Invocation, id: str, reason: str, as_json: bool) -> None:
     """Void all keys of ID from here on and take its right to connect."""
     from ..membership import revoke
 
-    async def work(transport: JetStreamTransport) -> None:
-        await revoke(invocation.home, transport, id, reason)
+    async def work(transport: JetStreamTransport) -> bool:
+        return await revoke(invocation.home, transport, id, reason)
 
-    _operate(invocation, work)
+    changed: bool = _operate(invocation, work)
     reloaded = _reload(invocation)
     if as_json:
-        print_json({"revoked": id, "server_reloaded": reloaded})
+        print_json({"revoked": id, "changed": changed, "server_reloaded": reloaded})
+        return
+    if not changed:
+        click.echo(f"{id} is revoked already")
         return
     click.echo(f"revoked {id}")
     _advise(invocation, reloaded)
 
 
-def _operate(invocation: Invocation, work: Any) -> None:
+def _operate(invocation: Invocation, work: Any) -> Any:
     from ..home import OPERATOR
 
     invocation.home.root_key()  # fails early, with the reason
-    invocation.with_transport(OPERATOR, work)
+    return invocation.with_transport(OPERATOR, work)
 
 
 def _reload(invocation: Invocation) -> bool:
@@ -176,7 +189,30 @@ def _reload(invocation: Invocation) -> bool:
 def _advise(invocation: Invocation, reloaded: bool) -> None:
     if not reloaded:
         path = invocation.home.server_config_path
-        click.echo(f"no local server runs here: give yours {path} and reload it")
+        click.echo(f"no server of 'mabeam dev' runs here; give yours {path}, then: kill -HUP PID")
+
+
+def _given_keys(event_key: str, nkey: str) -> dict[str, Any]:
+    """Public keys made elsewhere, each checked."""
+    from ...core.errors import UsageError
+    from ...core.identity import check_public_key
+
+    try:
+        key = bytes.fromhex(event_key)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise UsageError(
+            f"--event-key {event_key!r} is not a public event key",
+            hint="Give the 64 hex digits that 'mabeam key new' printed as event_key.",
+        )
+    check_public_key(key)
+    if not re.fullmatch("U[A-Z2-7]{55}", nkey):
+        raise UsageError(
+            f"--nkey {nkey!r} is not a public connection key",
+            hint="Give the 56 characters that 'mabeam key new' printed as nkey.",
+        )
+    return {"event_key": key, "nkey": nkey}
 
 
 def _public(secrets: Secrets) -> dict[str, str]:
