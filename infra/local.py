@@ -7,6 +7,7 @@ coroutine call them through ``asyncio.to_thread``. Only processes started here a
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 import time
@@ -26,18 +27,20 @@ from .health_address import ask, health_address_path, read_health_address
 from .home import OPERATOR, Home, Member
 from .membership import Applicant, admit, announce, provision_streams, revoke, rotate, set_up
 from .nats_server import EmbeddedNats
-from .server_reload import reload_server
+from .server_reload import reload_server, server_pid
 from .wiring import Wiring
 
 READY_TIMEOUT_S = 30.0
 _POLL_S = 0.05
-_TAIL_BYTES = 2000
+_ENDING_S = 2.0
+_TAIL_BYTES = 64 * 1024
+_WORDS = 500
 
 Result = TypeVar("Result")
 
 
 class DaemonError(MabeamError):
-    """A daemon ended or did not become ready in time; the message quotes its log."""
+    """A daemon ended or did not become ready in time; the message says why, by its log."""
 
     code = "daemon"
 
@@ -58,6 +61,8 @@ class LocalDeployment:
         self.home = home if isinstance(home, Home) else Home(home)
         self.server: EmbeddedNats | None = None
         self.daemons: dict[str, ChildProcess] = {}
+        self._log_starts: dict[str, int] = {}  # length of a daemon's log when it started
+        self._announced = ""  # what this program wrote into the server's pid file
 
     # Set-up -----------------------------------------------------------------------------------
 
@@ -75,8 +80,13 @@ class LocalDeployment:
         set_up(self.home, **(ports | settings))
 
     def start_server(self, *, timeout_s: float = READY_TIMEOUT_S) -> EmbeddedNats:
-        """Start the server on the ports and data of this home, or start it again."""
+        """Start the server on the ports and data of this home, or start it again.
+
+        Raises:
+            DaemonError: another program runs it; nothing was touched.
+        """
         if self.server is None:
+            self._check_alone()
             self.home.write_server_config()
             self.server = EmbeddedNats(
                 self.home.nats_directory, config=self.home.server_config_path
@@ -85,8 +95,20 @@ class LocalDeployment:
             self.server.client_port = int(config.url.rpartition(":")[2])
             self.server.monitor_port = int(config.monitor_url.rpartition(":")[2])
         self.server.start(timeout_s=timeout_s)
-        self.home.server_pid_path.write_text(f"{self.server.pid}\n")
+        self._announced = f"{self.server.pid}\n"
+        self.home.server_pid_path.write_text(self._announced)
         return self.server
+
+    def _check_alone(self) -> None:
+        """Refuse a second deployment here; a server whose program was killed is about to end."""
+        deadline = time.monotonic() + _ENDING_S
+        while (pid := server_pid(self.home)) is not None:
+            if time.monotonic() > deadline:
+                raise DaemonError(
+                    f"mabeam dev runs here already: {self.home.path} (server process {pid})",
+                    hint="Use that one, end it first, or give another --home DIRECTORY.",
+                )
+            time.sleep(_POLL_S)
 
     def reload_server(self) -> None:
         """Have the server read its configuration again; returns when it has."""
@@ -183,9 +205,11 @@ class LocalDeployment:
             raise DaemonError(f"{id!r} is running already (process {known.pid})")
         health_address_path(self.home, id).unlink(missing_ok=True)
         command = [sys.executable, "-m", f"{_PACKAGE}.infra.cli", "--home", str(self.home.path)]
+        log_path = self.home.log_path(id)
+        self._log_starts[id] = log_path.stat().st_size if log_path.exists() else 0
         process = ChildProcess(
             [*command, *arguments],
-            log_path=self.home.log_path(id),
+            log_path=log_path,
             stop_signal=signal.SIGTERM,
         )
         self.daemons[id] = process
@@ -205,7 +229,10 @@ class LocalDeployment:
         while time.monotonic() < deadline:
             code = process.exit_code()
             if code is not None:
-                raise DaemonError(f"{id!r} ended with {code}: {self.log_tail(id)}")
+                raise DaemonError(
+                    f"{id!r} ended with {code}: {self.last_words(id)}",
+                    hint=f"Read {self.home.log_path(id)}.",
+                )
             address = read_health_address(self.home, id)
             if address is not None and address.pid == process.pid:
                 status, why = ask(address, "/readyz")
@@ -213,7 +240,7 @@ class LocalDeployment:
                     return
             time.sleep(_POLL_S)
         raise DaemonError(
-            f"{id!r} was not ready within {timeout_s:g} s ({why}): {self.log_tail(id)}",
+            f"{id!r} was not ready within {timeout_s:g} s ({why}): {self.last_words(id)}",
             hint=f"Read {self.home.log_path(id)}.",
         )
 
@@ -222,10 +249,27 @@ class LocalDeployment:
         address = read_health_address(self.home, id)
         return ask(address, "/metrics")[1] if address is not None else ""
 
-    def log_tail(self, id: str) -> str:
-        """The end of a daemon's log."""
+    def check_running(self) -> None:
+        """See that the server and all daemons run.
+
+        Raises:
+            DaemonError: names one that ended by itself, the server first.
+        """
+        if self.server is not None and not self.server.is_running:
+            raise _ended("nats-server", self.server.log_path)
+        for id, process in self.daemons.items():
+            if process.exit_code() is not None:
+                raise _ended(id, self.home.log_path(id))
+
+    def last_words(self, id: str) -> str:
+        """What the present process of an id logged last about itself, in one line."""
         path = self.home.log_path(id)
-        return path.read_bytes()[-_TAIL_BYTES:].decode(errors="replace") if path.exists() else ""
+        if not path.exists():
+            return "it logged nothing"
+        with path.open("rb") as log:
+            end = log.seek(0, 2)
+            log.seek(max(self._log_starts.get(id, 0), end - _TAIL_BYTES))
+            return last_event(log.read().decode(errors="replace"))
 
     def kill(self, id: str, signal_: signal.Signals = signal.SIGKILL) -> None:
         """Send a signal to a daemon; SIGKILL returns when it is gone."""
@@ -266,7 +310,12 @@ class LocalDeployment:
                 self.daemons[id].kill()
         if self.server is not None:
             self.server.stop()
-            self.home.server_pid_path.unlink(missing_ok=True)
+            self._withdraw_pid()
+
+    def _withdraw_pid(self) -> None:
+        path = self.home.server_pid_path
+        if self._announced and path.exists() and path.read_text() == self._announced:
+            path.unlink(missing_ok=True)
 
     def _daemon(self, id: str) -> ChildProcess:
         try:
@@ -297,4 +346,38 @@ class LocalDeployment:
         await asyncio.to_thread(self.stop_all)
 
 
+def last_event(log: str) -> str:
+    """The error a log ends with, else its last warning, else its last line; never many lines."""
+    lines = [line for line in log.splitlines() if line.strip()]
+    events = [event for line in lines if (event := _event(line))]
+    errors = [line for line in lines if line.startswith("error[")]
+    warnings = [event for event in events if event["level"] not in ("debug", "info")]
+    if errors:
+        words = errors[-1]
+    elif lines and _event(lines[-1]):
+        event = (warnings or events)[-1]
+        fields = [f"{name}={event[name]}" for name in event if name not in _ABOUT_THE_LINE]
+        words = " ".join([event["event"], *fields])
+    else:
+        words = lines[-1].strip() if lines else "it logged nothing"
+    return words if len(words) <= _WORDS else f"{words[:_WORDS]}…"
+
+
+def _event(line: str) -> dict[str, Any]:
+    """A line of a daemon's log, empty if it is none."""
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) and {"level", "event"} <= event.keys() else {}
+
+
+def _ended(name: str, log_path: Path) -> DaemonError:
+    return DaemonError(
+        f"{name} ended by itself, so everything here was ended",
+        hint=f"Read {log_path}, then start it again.",
+    )
+
+
+_ABOUT_THE_LINE = frozenset({"at", "level", "logger", "event", "daemon", "member", "exception"})
 _PACKAGE = __name__.rpartition(".infra.")[0]

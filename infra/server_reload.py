@@ -33,7 +33,7 @@ def reload_server(home: Home) -> bool:
     Raises:
         ServerReloadError: it did not take the new configuration.
     """
-    pid = _server_pid(home)
+    pid = server_pid(home)
     if pid is None:
         return False
     monitor_url = home.config().monitor_url
@@ -50,7 +50,7 @@ def reload_server(home: Home) -> bool:
     return True
 
 
-def _server_pid(home: Home) -> int | None:
+def server_pid(home: Home) -> int | None:
     """Process id of the local server, if that process really uses the home's configuration."""
     try:
         pid = int(home.server_pid_path.read_text())
