@@ -13,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 
 import msgspec
 
-from ..errors import LogUnavailableError
+from ..errors import AppendRefusedError, LogUnavailableError
 from ..names import PREFIX, check_id, work_subject
+from ..transport import MAX_INVITATION_BYTES
 from .connection import Connection
 from .pipeline import Pipeline
 from .publisher import decode_ack, refusal
@@ -43,9 +44,16 @@ class InvitationSender:
         connection.on_connected.append(self._known.clear)
 
     async def invite(self, node: str, agent: str, coordination: str, payload: bytes) -> None:
-        """Store an invitation; a later one for the same coordination replaces it."""
+        """Store an invitation; a later one for the same coordination replaces it.
+
+        Raises:
+            AppendRefusedError: it is larger than :data:`MAX_INVITATION_BYTES`.
+            LogUnavailableError: no answer came in time.
+        """
         check_id(node, "node")
         subject = work_subject(node, check_id(agent), check_id(coordination, "coordination"))
+        if len(payload) > MAX_INVITATION_BYTES:
+            raise AppendRefusedError(f"the invitation of {agent!r} has {len(payload)} bytes")
         ack = decode_ack((await self._pipeline.request(subject, payload)).data)
         if ack.error is not None:
             raise refusal(ack.error, f"invitation on {subject}")
