@@ -14,6 +14,7 @@ from ..core.agent import Agent
 from ..core.errors import MabeamError, UsageError
 
 _EXAMPLE = "For instance: mabeam agent run clinic:make_pathologist --id pathologist-1"
+_NO_AGENTS = "No agent or factory is in it; write a class that inherits from mabeam.Agent."
 
 
 class AgentTargetError(UsageError):
@@ -73,21 +74,28 @@ def _find(module: Any, name: str, target: str) -> Any:
     found: Any = module
     for part in name.split("."):
         if not hasattr(found, part):
-            candidates = [key for key, value in vars(module).items() if _is_candidate(value)]
-            known = ", ".join(sorted(candidates)) or "none"
+            known = ", ".join(_candidates(module))
             raise AgentTargetError(
                 f"{target}: {module.__name__} has no {part!r}",
-                hint=f"Agents and factories in it: {known}.",
+                hint=f"Agents and factories in it: {known}." if known else _NO_AGENTS,
             )
         found = getattr(found, part)
     return found
 
 
-def _is_candidate(value: Any) -> bool:
+def _candidates(module: Any) -> list[str]:
+    """Names in a module that may lead to an agent; no functions of other packages."""
+    package = module.__name__.partition(".")[0]
+    return sorted(name for name, value in vars(module).items() if _is_candidate(value, package))
+
+
+def _is_candidate(value: Any, package: str) -> bool:
     if inspect.isclass(value):
         return issubclass(value, Agent) and value is not Agent
     return isinstance(value, Agent) or (
-        inspect.isfunction(value) and not value.__name__.startswith("_")
+        inspect.isfunction(value)
+        and value.__module__.partition(".")[0] == package
+        and not value.__name__.startswith("_")
     )
 
 

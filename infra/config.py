@@ -171,7 +171,8 @@ def _check_key(key: str, where: str, shown: Any = str) -> None:
     if key in FIELDS:
         return
     near = difflib.get_close_matches(key, FIELDS, n=1, cutoff=0.5)
-    hint = f"Did you mean {shown(near[0])!r}?" if near else "See: mabeam config show --origin"
+    known = ", ".join(map(shown, FIELDS))
+    hint = f"Did you mean {shown(near[0])!r}?" if near else f"The settings are: {known}."
     raise ConfigError(f"unknown setting {shown(key)!r} {where}", hint=hint)
 
 
@@ -181,5 +182,5 @@ def _convert(key: str, value: Any, source: str, *, strict: bool) -> Any:
     except msgspec.ValidationError as error:
         raise ConfigError(
             f"setting {key!r} is {value!r} ({source}): {error}",
-            hint="See: mabeam config show --origin",
+            hint=f"Correct or remove it there; the default is {getattr(Config(), key)!r}.",
         ) from None

@@ -36,6 +36,7 @@ def test_classes_and_factories_make_agents(name: str) -> None:
         ("sample_agents.py:Approving", "a file name", "sample_agents:Approving"),
         ("no_such_module:X", "there is no module 'no_such_module'", "--path"),
         ("sample_agents:Approvin", "has no 'Approvin'", "Approving"),
+        ("mabeam:Nope", "mabeam has no 'Nope'", "inherits from mabeam.Agent"),
         ("sample_agents:SOMETHING", "is a int, not an agent", ""),
         ("sample_agents:with_argument", "without arguments", "without arguments"),
         ("sample_agents:make_number", "returned int, not an Agent", "mabeam.Agent"),
@@ -48,6 +49,14 @@ def test_bad_targets_are_explained(target: str, message: str, hint: str) -> None
     assert message in refusal.value.message
     assert hint in refusal.value.hint
     assert refusal.value.exit_code == 2
+
+
+def test_functions_of_other_packages_are_no_factories(tmp_path: Path) -> None:
+    source = "from importlib import import_module\ndef make_one(): ...\n"
+    (tmp_path / "broken_agent.py").write_text(source)
+    with pytest.raises(AgentTargetError) as refusal:
+        load_agent("broken_agent:X", [tmp_path])
+    assert refusal.value.hint == "Agents and factories in it: make_one."
 
 
 @pytest.mark.parametrize(

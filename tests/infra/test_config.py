@@ -44,13 +44,13 @@ def test_option_beats_variable_beats_file_beats_default(tmp_path: Path) -> None:
     [
         ({"text": "lease_mss = 1"}, "unknown setting 'lease_mss'", "'lease_ms'"),
         ({"text": "databse = ''"}, "unknown setting 'databse'", "'database'"),
-        ({"text": "zzzzzz = 1"}, "unknown setting 'zzzzzz'", "--origin"),
+        ({"text": "zzzzzz = 1"}, "unknown setting 'zzzzzz'", "The settings are: url, "),
         (
             {"environment": {"MABEAM_METRIC_PORT": "1"}},
             "unknown setting 'MABEAM_METRIC_PORT'",
             "'MABEAM_METRICS_PORT'",
         ),
-        ({"text": "lease_ms = 'x'"}, "setting 'lease_ms' is 'x'", ""),
+        ({"text": "lease_ms = 'x'"}, "setting 'lease_ms' is 'x'", "the default is 5000"),
         ({"text": "metrics_port = 70000"}, "setting 'metrics_port' is 70000", ""),
         ({"environment": {"MABEAM_REPLICAS": "2"}}, "setting 'replicas' is '2'", ""),
         ({"text": "node = 'North'"}, "setting 'node' is 'North'", ""),
