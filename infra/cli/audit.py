@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .invocation import Invocation, as_json, pass_invocation, print_json
+from .invocation import Invocation, as_json, pass_invocation, plain, print_json
 
 if TYPE_CHECKING:
     from ...core.audit.findings import Report
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FAILED = 3
 MAX_SHOWN = 20
 MAX_NAMED = 10
+_UNPROVEN = frozenset({"wrong_root", "wrong_exporter"})
 
 
 @click.group("audit")
@@ -55,20 +56,11 @@ def verify(
     Ends with 0 if nothing is wrong and nothing is missing, else with 3. That somebody lied, with
     proof and without effect, is no fault of the log: it is listed, and the status stays 0.
     """
-    from ...core.errors import UsageError
-
-    if sum((coordination is not None, whole_log, bundle is not None)) != 1:
-        raise UsageError(
-            "say what to verify: a coordination, --bundle FILE, or --all",
-            hint="For instance: mabeam audit verify --all",
-        )
+    _check_one(coordination, whole_log, bundle, "what to verify", "verify")
     root = invocation.root_key(root_key)
     if bundle is not None:
-        from ...core.audit.bundle_audit import verify_bundle
-        from ...protocols import PROTOCOLS
-
-        report = verify_bundle(bundle, root, PROTOCOLS)
-    elif source == "mirror":
+        return _verify_bundle(bundle, root, as_json)
+    if source == "mirror":
         report = _verify_mirror(invocation, coordination, root)
     else:
 
@@ -81,6 +73,20 @@ def verify(
     else:
         _show(report)
     return 0 if report.clean else FAILED
+
+
+def _check_one(
+    coordination: str | None, whole_log: bool, bundle: Path | None, what: str, command: str
+) -> None:
+    from ...core.errors import UsageError
+
+    given = sum((coordination is not None, whole_log, bundle is not None))
+    if given != 1:
+        say = "give only one of" if given else f"say {what}:"
+        raise UsageError(
+            f"{say} a coordination, --bundle FILE, or --all",
+            hint=f"For instance: mabeam audit {command} --all",
+        )
 
 
 @audit_command.command()
@@ -102,14 +108,9 @@ def evidence(
 
     Ends with 0 if every proof holds and nothing forked, else with 3.
     """
-    from ...core.errors import UsageError
     from ..evidence_report import in_words, report_on, report_on_log
 
-    if sum((coordination is not None, whole_log, bundle is not None)) != 1:
-        raise UsageError(
-            "say where to look: a coordination, --bundle FILE, or --all",
-            hint="For instance: mabeam audit evidence --all",
-        )
+    _check_one(coordination, whole_log, bundle, "where to look", "evidence")
     from ...protocols import PROTOCOLS
 
     root = invocation.root_key(root_key)
@@ -140,21 +141,47 @@ def _bundled(path: Path) -> tuple[Record, ...]:
 
     bundle, damage = decode_bundle(read_file(path))
     if bundle is None:
+        first = damage[0]
         raise VerificationError(
-            f"bundle {path} is damaged: {damage[0].message}",
-            hint="See 'mabeam audit verify --bundle'.",
+            f"bundle {path} is damaged: line {first.line}, {first.where}: {first.message}",
+            hint=f"See all damage: mabeam audit verify --bundle {path}",
         )
     return bundle.records
 
 
+def _verify_bundle(path: Path, root: bytes, as_json: bool) -> int:
+    from ...core.audit.bundle import decode_bundle
+    from ...core.audit.bundle_audit import read_file, verify_bundle
+    from ...protocols import PROTOCOLS
+
+    data = read_file(path)
+    report = verify_bundle(data, root, PROTOCOLS)
+    bundle, _ = decode_bundle(data)
+    # Position and exporter are as good as the file and the signature.
+    unproven = any(finding.code in _UNPROVEN for finding in report.findings)
+    exporter = bundle.manifest.exporter if bundle is not None and not unproven else ""
+    position = bundle.header.position if bundle is not None and exporter else None
+    if as_json:
+        print_json({**plain(report), "signed_by": exporter or None, "signed_position": position})
+    elif bundle is None or unproven:
+        _show(report)
+    else:
+        signed = f"exported and signed by {exporter} at position {position}"
+        _show(report, f"{signed if exporter else 'unsigned'}; ")
+    return 0 if report.clean else FAILED
+
+
 def _verify_mirror(invocation: Invocation, coordination: str | None, root: bytes) -> Report:
+    import msgspec
+
     from ...projections.database import check_schema
     from ...projections.sql_log import SqlLog
     from ..sql_reading import open_for_reading
 
     with open_for_reading(invocation.database_url) as engine:
         check_schema(engine)
-        return asyncio.run(_verify_log(SqlLog(engine), coordination, root))
+        report = asyncio.run(_verify_log(SqlLog(engine), coordination, root))
+    return msgspec.structs.replace(report, source="mirror")
 
 
 async def _verify_log(log: EventLog, coordination: str | None, root: bytes) -> Report:
@@ -183,9 +210,9 @@ async def _verify_log(log: EventLog, coordination: str | None, root: bytes) -> R
             )
 
 
-def _show(report: Report) -> None:
+def _show(report: Report, origin: str = "") -> None:
     click.echo(
-        f"{_verdict(report)}: {report.records} records, {report.signatures} signatures, "
+        f"{_verdict(report)}: {origin}{report.records} records, {report.signatures} signatures, "
         f"{report.coordinations} coordinations ({report.source})"
     )
     if report.endings:

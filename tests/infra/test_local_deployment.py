@@ -134,10 +134,15 @@ def test_only_the_requester_cancels_and_nothing_that_has_ended(
 
 
 def test_the_audit_is_clean_from_every_source(decided: dict[str, Any], mabeam: Command) -> None:
-    for arguments in (("c-1",), ("--all",), ("--all", "--source", "mirror")):
+    for source, *arguments in (
+        ("selection", "c-1"),
+        ("log", "--all"),
+        ("mirror", "--all", "--source", "mirror"),
+    ):
         found = mabeam("audit", "verify", *arguments, "--json")
         assert found.code == 0, found.out + found.err
         assert found.document["ok"]
+        assert found.document["source"] == source
     assert mabeam("audit", "verify", "nothing").code == 4
 
 
