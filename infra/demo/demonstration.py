@@ -116,23 +116,11 @@ def _prove(home: Path, coordination: str, checks: Checks) -> Document:
     run_command(home, "coord", "export", coordination, "--out", bundle)
     root = home / "root.pub"
     clean = run_command(None, "audit", "verify", "--bundle", bundle, "--root-key", root)
-    offset = flip_one_byte(bundle, forged)
+    flip_one_byte(bundle, forged)
     failed = run_command(None, "audit", "verify", "--bundle", forged, "--root-key", root)
     check_audits(checks, log, clean, failed)
-    figures = log.document
-    return {
-        "audits": [
-            _audit_document(
-                log,
-                f"{figures['records']} records, {figures['signatures']} signatures, "
-                f"{figures['coordinations']} coordinations, nothing wrong, nothing missing",
-            ),
-            _audit_document(clean, f"coordination {coordination} recomputed, nothing wrong"),
-            _audit_document(failed, f"byte {offset} was flipped"),
-        ]
-    }
+    return {"audits": [_audit_document(each) for each in (log, clean, failed)]}
 
 
-def _audit_document(run: Run, clean: str) -> Document:
-    found = run.divergence()
-    return {"command": run.command, "exit_code": run.exit_code, "summary": found or clean}
+def _audit_document(run: Run) -> Document:
+    return {"command": run.command, "exit_code": run.exit_code, "output": run.output}

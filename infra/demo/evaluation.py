@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .proof import Run
+from .proof import VERIFICATION_FAILED, Run
 from .queries import Answer, by
 from .voting import Verdict
 
 Document = dict[str, Any]
-VERIFICATION_FAILED = 3
 
 
 @dataclass

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ...core.errors import MabeamError
 
 COMMAND_TIMEOUT_S = 120
+VERIFICATION_FAILED = 3
 _CLI = f"{__name__.rpartition('.infra.')[0]}.infra.cli"
 _BASE64 = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 
@@ -29,45 +28,43 @@ class Run:
     Attributes:
         command: as a person would type it.
         exit_code: its exit status.
-        document: what it printed with ``--json``.
+        output: what it printed.
     """
 
     command: str
     exit_code: int
-    document: dict[str, Any]
+    output: str
 
     def divergence(self) -> str:
-        """What the auditor found first, or an empty string."""
-        first = self.document.get("first_divergence")
-        return str(first["message"]) if first else ""
+        """What the auditor lists first as wrong or missing, or an empty string."""
+        lines = self.output.splitlines()
+        return next((line for line in lines if line.startswith(("wrong ", "incomplete "))), "")
 
 
 def run_command(home: Path | None, *words: str | Path) -> Run:
-    """Run ``mabeam WORDS --json`` as a process of its own.
+    """Run ``mabeam WORDS`` as a process of its own.
 
     Args:
         home: the deployment directory, ``None`` for a command that needs none.
         words: the command's words.
 
     Raises:
-        DemoError: it printed no JSON document.
+        DemoError: it did not do what it was asked for.
     """
     arguments = [str(word) for word in words]
     options = ("--home", str(home)) if home is not None else ()
     done = subprocess.run(
-        [sys.executable, "-m", _CLI, *options, *arguments, "--json"],
+        [sys.executable, "-m", _CLI, *options, *arguments],
         capture_output=True,
         timeout=COMMAND_TIMEOUT_S,
         check=False,
         text=True,
     )
     shown = " ".join(["mabeam", *(Path(word).name for word in words)])
-    try:
-        document = json.loads(done.stdout)
-    except ValueError:
+    if done.returncode not in (0, VERIFICATION_FAILED) or not done.stdout:
         said = (done.stderr or done.stdout).strip()
-        raise DemoError(f"{shown} ended with {done.returncode}: {said[-500:]}") from None
-    return Run(shown, done.returncode, document)
+        raise DemoError(f"{shown} ended with {done.returncode}: {said[-500:]}")
+    return Run(shown, done.returncode, done.stdout.rstrip("\n"))
 
 
 def flip_one_byte(bundle: Path, copy: Path) -> int:

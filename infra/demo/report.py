@@ -28,8 +28,8 @@ def show(narrator: Narrator, document: Document) -> None:
         narrator.show(_table(query["columns"], query["rows"]))
     narrator.heading("Audit: everything computed again from signatures and the root public key")
     for audit in document["audits"]:
-        narrator.show(f"$ {audit['command']}")
-        narrator.show(f"  exit {audit['exit_code']}: {audit['summary']}")
+        narrator.show(f"$ {audit['command']}; echo $?")
+        narrator.show(f"{audit['output']}\n{audit['exit_code']}")
     narrator.heading("Checks")
     for check in document["checks"]:
         mark, style = ("ok    ", "green") if check["ok"] else ("FAILED", "bold red")

@@ -70,7 +70,8 @@ def test_the_demonstration_holds_what_it_says(tmp_path: Path) -> None:
     assert committee["correct"] >= agents["stump"]["correct"]
 
     assert [audit["exit_code"] for audit in document["audits"]] == [0, 0, 3]
-    assert "vote_cast by " in document["audits"][2]["summary"]
+    assert document["audits"][0]["output"].startswith("clean: ")
+    assert "vote_cast by " in document["audits"][2]["output"]
     assert [query["columns"][0] for query in document["queries"]] == ["agent", "coordinator"]
     assert "kill -9" in done.stderr
     assert (home / "biopsy.bundle").exists()

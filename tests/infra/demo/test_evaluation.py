@@ -116,6 +116,7 @@ def test_a_second_vote_is_noticed() -> None:
         ((0, 0, 3), "record 7 (simple_vote_cast by a): wrong checksum", True),
         ((0, 0, 0), "", False),
         ((0, 0, 3), "the file is damaged", False),
+        ((0, 0, 3), "", False),
         ((3, 0, 3), "record 7 (simple_vote_cast by a): wrong checksum", False),
         ((0, 3, 3), "record 7 (simple_vote_cast by a): wrong checksum", False),
     ],
@@ -124,7 +125,8 @@ def test_audits_must_pass_and_fail_where_they_should(
     codes: tuple[int, int, int], found: str, ok: bool
 ) -> None:
     checks = Checks()
-    log, bundle = (Run("audit", code, {"first_divergence": None}) for code in codes[:2])
-    forged = Run("audit", codes[2], {"first_divergence": {"message": found} if found else None})
+    log, bundle = (Run("audit", code, "clean: 9 records") for code in codes[:2])
+    line = f"\nwrong damaged_bundle at 7: line 9, {found}" if found else ""
+    forged = Run("audit", codes[2], f"FAILED: 0 records{line}")
     check_audits(checks, log, bundle, forged)
     assert checks.ok is ok
