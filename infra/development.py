@@ -16,7 +16,7 @@ from .membership import Applicant
 
 COORDINATOR, PROJECTOR, CLIENT = "coordinator-1", "projector-1", "client"
 CLIENT_PORT, MONITOR_PORT = 4222, 8222
-_WATCH_S = 1.0
+WATCH_S = 1.0
 
 
 class Development:
@@ -43,19 +43,20 @@ class Development:
             once: end as soon as everything is ready.
 
         Returns:
-            0 after SIGTERM, 130 after Ctrl-C, 1 if a daemon ended by itself.
+            0 after SIGTERM, 130 after Ctrl-C.
+
+        Raises:
+            DaemonError: the server or a daemon ended by itself.
         """
         before = {each: signal.signal(each, self._on_signal) for each in _SIGNALS}
         try:
             with self._deployment:
                 self._start()
-                ended = "" if once else self._watch()
+                while not (once or self._stop.wait(WATCH_S)):
+                    self._deployment.check_running()
         finally:
             for each, handler in before.items():
                 signal.signal(each, handler)
-        if ended:
-            self._say(f"{ended} ended by itself; read {self._home.log_path(ended)}")
-            return 1
         return 128 + signal.SIGINT if self._received == signal.SIGINT else 0
 
     def _start(self) -> None:
@@ -85,14 +86,6 @@ class Development:
         self._say(f"running     {', '.join(deployment.daemons)}; logs in {home.path / 'logs'}")
         self._say("next        mabeam key admit ID, then mabeam agent run MODULE:FACTORY --id ID")
         self._say("end         Ctrl-C")
-
-    def _watch(self) -> str:
-        """Wait for a signal; the id of a daemon that ended before, or an empty string."""
-        while not self._stop.wait(_WATCH_S):
-            for id, process in self._deployment.daemons.items():
-                if process.exit_code() is not None:
-                    return id
-        return ""
 
     def _on_signal(self, received: int, frame: FrameType | None) -> None:
         self._received = received

@@ -7,7 +7,6 @@ coroutine call them through ``asyncio.to_thread``. Only processes started here a
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 import sys
 import time
@@ -22,6 +21,7 @@ from ..core.errors import MabeamError, NotFoundError
 from ..core.identity import Role
 from .blocking import run_blocking
 from .child_process import ChildProcess
+from .daemon_log import last_event
 from .embedded_server import free_port
 from .health_address import ask, health_address_path, read_health_address
 from .home import OPERATOR, Home, Member
@@ -34,7 +34,6 @@ READY_TIMEOUT_S = 30.0
 _POLL_S = 0.05
 _ENDING_S = 2.0
 _TAIL_BYTES = 64 * 1024
-_WORDS = 500
 
 Result = TypeVar("Result")
 
@@ -346,32 +345,6 @@ class LocalDeployment:
         await asyncio.to_thread(self.stop_all)
 
 
-def last_event(log: str) -> str:
-    """The error a log ends with, else its last warning, else its last line; never many lines."""
-    lines = [line for line in log.splitlines() if line.strip()]
-    events = [event for line in lines if (event := _event(line))]
-    errors = [line for line in lines if line.startswith("error[")]
-    warnings = [event for event in events if event["level"] not in ("debug", "info")]
-    if errors:
-        words = errors[-1]
-    elif lines and _event(lines[-1]):
-        event = (warnings or events)[-1]
-        fields = [f"{name}={event[name]}" for name in event if name not in _ABOUT_THE_LINE]
-        words = " ".join([event["event"], *fields])
-    else:
-        words = lines[-1].strip() if lines else "it logged nothing"
-    return words if len(words) <= _WORDS else f"{words[:_WORDS]}…"
-
-
-def _event(line: str) -> dict[str, Any]:
-    """A line of a daemon's log, empty if it is none."""
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return {}
-    return event if isinstance(event, dict) and {"level", "event"} <= event.keys() else {}
-
-
 def _ended(name: str, log_path: Path) -> DaemonError:
     return DaemonError(
         f"{name} ended by itself, so everything here was ended",
@@ -379,5 +352,4 @@ def _ended(name: str, log_path: Path) -> DaemonError:
     )
 
 
-_ABOUT_THE_LINE = frozenset({"at", "level", "logger", "event", "daemon", "member", "exception"})
 _PACKAGE = __name__.rpartition(".infra.")[0]

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
-
 import click
 
 from .invocation import Invocation, pass_invocation
-
-if TYPE_CHECKING:
-    from ..development import Development
-
-WATCH_S = 1.0
 
 
 @click.command("dev")
@@ -32,6 +24,7 @@ def dev_command(invocation: Invocation, agents: tuple[str, ...], once: bool) -> 
     Creates the deployment directory at the first start; data, keys and ports stay for the next.
     """
     from ...core.errors import UsageError
+    from ..development import Development
 
     wanted: dict[str, str] = {}
     for text in agents:
@@ -42,18 +35,4 @@ def dev_command(invocation: Invocation, agents: tuple[str, ...], once: bool) -> 
                 hint="For instance: --agent pathologist-1=clinic:make_pathologist",
             )
         wanted[id] = target
-    return _development(invocation, wanted).run(once=once)
-
-
-def _development(invocation: Invocation, agents: Mapping[str, str]) -> Development:
-    from ..development import Development
-
-    class Watched(Development):
-        """Development that ends when its server has ended, too: daemons alone would wait for it."""
-
-        def _watch(self) -> str:
-            while not self._stop.wait(WATCH_S):
-                self._deployment.check_running()
-            return ""
-
-    return Watched(invocation.home, agents, click.echo)
+    return Development(invocation.home, wanted, click.echo).run(once=once)

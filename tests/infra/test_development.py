@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from mabeam.infra import local
-from mabeam.infra.cli import dev
+from mabeam.infra import development, local
 from mabeam.infra.cli import main as program
+from mabeam.infra.daemon_log import last_event
 from mabeam.infra.development import Development
 from mabeam.infra.home import Home
-from mabeam.infra.local import DaemonError, LocalDeployment, last_event
+from mabeam.infra.local import DaemonError, LocalDeployment
 from mabeam.infra.membership import set_up
 
 
@@ -77,7 +77,7 @@ def test_a_server_that_is_gone_ends_everything_and_is_named(
     monkeypatch.setattr(
         Development, "_start", lambda self: setattr(self._deployment, "server", server)
     )
-    monkeypatch.setattr(dev, "WATCH_S", 0.01)
+    monkeypatch.setattr(development, "WATCH_S", 0.01)
     assert program.run(["--home", str(home.path), "dev"]) == 1
     said = capsys.readouterr().err.splitlines()
     assert said[0].startswith("error[daemon]: nats-server ended by itself")
