@@ -6,7 +6,7 @@ import importlib
 import inspect
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +96,17 @@ def _is_candidate(value: Any, package: str) -> bool:
         inspect.isfunction(value)
         and value.__module__.partition(".")[0] == package
         and not value.__name__.startswith("_")
+        and _needs_nothing(value)
     )
+
+
+def _needs_nothing(factory: Callable[..., Any]) -> bool:
+    """Whether it can be called without arguments."""
+    try:
+        inspect.signature(factory).bind()
+    except TypeError:
+        return False
+    return True
 
 
 def _made(found: Any, target: str) -> Agent:
